@@ -1,0 +1,107 @@
+//! What DiscoveryActor accepts and emits.
+
+use std::net::IpAddr;
+
+use actix::Message;
+use serde::Serialize;
+
+use crate::wire::NodeId;
+
+/// One party stream to one node. Never reused within a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// What to look for from now on, whole: replaces what was asked before. Empty: stop publishing and looking.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct Seek {
+    /// Rendezvous keys to publish under and to look up. Nodes found there, and by mDNS, get a party stream.
+    pub keys: Vec<[u8; 32]>,
+    /// Nodes to keep a party stream to, with the multiaddrs known of them (without `/p2p`, at most 8 each).
+    pub nodes: Vec<NodeAddrs>,
+    /// Look for more members eagerly (nobody found yet), rather than now and then.
+    pub eager: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeAddrs {
+    pub node: NodeId,
+    pub addrs: Vec<String>,
+}
+
+/// Send one frame on a party stream. Frames to links that are gone are dropped: `LinkClosed` has been or will be sent.
+#[derive(Debug, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SendFrame {
+    pub link: LinkId,
+    pub frame: Vec<u8>,
+}
+
+/// Close a party stream once what was sent before is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct CloseLink(pub LinkId);
+
+/// A party stream is open; nothing is proved yet beyond the PeerId.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct LinkOpened {
+    pub link: LinkId,
+    pub node: NodeId,
+    /// This side opened it.
+    pub outbound: bool,
+    /// The address at the other end, when it is not behind a circuit relay.
+    pub remote_ip: Option<IpAddr>,
+}
+
+/// One whole frame, at most `MAX_FRAME` bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct LinkFrame {
+    pub link: LinkId,
+    pub frame: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct LinkClosed(pub LinkId);
+
+/// Multiaddrs under which other nodes can dial this one (without `/p2p`), best first; sent whenever they change.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct OwnAddrs(pub Vec<String>);
+
+/// Longest frame on a party stream, bytes.
+pub const MAX_FRAME: usize = 64 * 1024;
+
+/// Ask how discovery is doing.
+#[derive(Debug, Message)]
+#[rtype(result = "DiscoveryView")]
+pub struct GetDiscovery;
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct DiscoveryView {
+    /// Multiaddrs of this node with `/p2p`.
+    pub listen_addrs: Vec<String>,
+    pub external_addrs: Vec<String>,
+    pub connected_nodes: usize,
+    /// Nodes in the Kademlia routing table.
+    pub dht_nodes: usize,
+    pub dht_protocol: String,
+    /// Each configured bootstrap multiaddr and whether it has been reached since start.
+    pub bootstrap: Vec<BootstrapView>,
+    /// `unknown`, `public` (AutoNAT confirmed an address) or `private`.
+    pub reachability: &'static str,
+    pub relay_reservations: usize,
+    /// Rendezvous lookups finished since start, and how many of them named somebody.
+    pub lookups: u64,
+    pub lookups_with_result: u64,
+    pub published: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct BootstrapView {
+    pub addr: String,
+    pub reached: bool,
+    pub last_error: Option<String>,
+}

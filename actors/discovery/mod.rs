@@ -1,0 +1,3 @@
+//! Finding the other members: the libp2p swarm and the party streams.
+
+pub mod messages;

@@ -1,0 +1,12 @@
+//! LANrage's actors, one folder per concern.
+//!
+//! Inside a concern, `messages.rs` is the public face for the others, `actor.rs` the thin actix shell, and the rest
+//! sans-IO machines and pure functions that take `now` and return outputs. `docs/ARCHITECTURE.md` has the map.
+
+pub mod discovery;
+pub mod nat;
+pub mod party;
+pub mod peer;
+pub mod store;
+pub mod tun;
+pub mod wire;

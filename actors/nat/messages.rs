@@ -1,0 +1,69 @@
+//! What NatActor accepts and answers.
+
+use std::net::SocketAddr;
+
+use actix::{Message, Recipient};
+use serde::Serialize;
+
+use crate::peer::messages::Inbound;
+use crate::wire::{TransmitBatch, WgPublicKey};
+
+/// Send these datagrams on the data socket.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Transmit(pub TransmitBatch);
+
+/// Datagrams for this receiver index, probe tag or handshakes of this key go to `inbound` from now on.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Register {
+    pub route: PeerRoute,
+    pub inbound: Recipient<Inbound>,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Unregister {
+    pub route: PeerRoute,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerRoute {
+    /// Upper 24 bits of the WireGuard receiver index.
+    pub index: u32,
+    /// Opens every probe to this machine from that peer.
+    pub probe_tag: [u8; 8],
+    pub wg_key: WgPublicKey,
+}
+
+/// Addresses where the data socket may be reached, for the member record.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct Candidates(pub Vec<SocketAddr>);
+
+/// Ask for the state of the data socket.
+#[derive(Debug, Message)]
+#[rtype(result = "NatView")]
+pub struct GetNat;
+
+#[derive(Debug, Clone, Serialize)]
+pub struct NatView {
+    pub listen_port: u16,
+    pub candidates: Vec<SocketAddr>,
+    pub counters: NatCounters,
+}
+
+/// Datagrams since start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct NatCounters {
+    pub received: u64,
+    pub sent: u64,
+    /// Neither WireGuard nor one of ours.
+    pub dropped_unknown: u64,
+    /// A handshake, index or tag that belongs to no member: a stranger, or a session of long ago.
+    pub dropped_foreign: u64,
+    /// More handshakes than the rate limit lets through.
+    pub dropped_rate_limited: u64,
+    pub dropped_peer_busy: u64,
+    pub dropped_send_failed: u64,
+}

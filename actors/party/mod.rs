@@ -1,0 +1,3 @@
+//! Code, roster, virtual IPs, membership, host rules.
+
+pub mod messages;

@@ -1,0 +1,146 @@
+//! What the peer supervisor and each PeerActor accept and answer.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use actix::Message;
+use serde::Serialize;
+
+use crate::wire::{DatagramBatch, NodeId, PacketBatch, WgPublicKey};
+
+/// IP packets for this peer, read from the virtual device.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Outbound(pub PacketBatch);
+
+/// Datagrams that the demultiplexer found to be for this peer.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Inbound(pub DatagramBatch);
+
+/// The members that must have a tunnel from now on, whole: peers that are not in the list are dropped, new ones
+/// started, changed ones updated. An empty list with `party: None` closes all.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SetPeers {
+    /// This machine's virtual IP.
+    pub own_ip: Option<Ipv4Addr>,
+    pub peers: Vec<PeerSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSpec {
+    pub node: NodeId,
+    pub name: String,
+    pub wg_key: WgPublicKey,
+    pub virtual_ip: Ipv4Addr,
+    /// The WireGuard preshared key of this pair, from the party secret. Never logged: see `Secret`.
+    pub psk: Secret,
+    /// Where the member's data socket may be reached, best guess first.
+    pub candidates: Vec<SocketAddr>,
+}
+
+/// 32 secret bytes; `Debug` does not show them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub [u8; 32]);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Ask the supervisor for all peers, in the order of their virtual IPs.
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<PeerView>")]
+pub struct GetPeers;
+
+/// Send one ICMP echo request through the peer's tunnel and wait for the answer of its machine.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Duration, PingError>")]
+pub struct Ping {
+    pub node: NodeId,
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PingError {
+    #[error("there is no such peer in the party")]
+    UnknownPeer,
+    #[error("there is no working path to it yet")]
+    NotConnected,
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathKind {
+    /// Same local network.
+    Lan,
+    /// Straight over the internet.
+    Direct,
+    /// Through a relay.
+    Relay,
+    /// Through a TCP stream.
+    Tcp,
+    None,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PathView {
+    pub kind: PathKind,
+    pub endpoint: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PeerView {
+    #[serde(rename = "peer_id", serialize_with = "as_text")]
+    pub node: NodeId,
+    pub name: String,
+    pub virtual_ip: Ipv4Addr,
+    /// A path answers and the tunnel has a session.
+    pub connected: bool,
+    pub path: PathView,
+    /// Low percentile of the last round trips on the path in use, milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Bytes of IP packets through the tunnel.
+    pub rx_bytes: u64,
+    pub tx_bytes: u64,
+    /// Seconds since the last WireGuard handshake.
+    pub last_handshake_s: Option<u64>,
+    pub candidates: Vec<CandidateView>,
+    pub counters: PeerCounters,
+    /// How often this peer's actor was restarted after a panic.
+    pub restarts: u32,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct CandidateView {
+    pub endpoint: SocketAddr,
+    pub kind: PathKind,
+    /// Answered a probe lately.
+    pub live: bool,
+    pub rtt_ms: Option<f64>,
+}
+
+/// Dropped packets since the tunnel was started, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PeerCounters {
+    /// Staged packets pushed out by newer ones while there was no session.
+    pub dropped_staged: u64,
+    /// The source address was not the member's virtual IP.
+    pub dropped_spoofed: u64,
+    /// The destination was not this machine's virtual IP.
+    pub dropped_misdirected: u64,
+    /// WireGuard refused it: wrong key, replay, damage.
+    pub dropped_undecryptable: u64,
+    /// Probes that did not open, or were malformed.
+    pub dropped_probes: u64,
+    /// The socket's or the device's mailbox was full.
+    pub dropped_busy: u64,
+}
+
+fn as_text<S: serde::Serializer>(node: &NodeId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(node)
+}

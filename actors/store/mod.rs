@@ -1,0 +1,3 @@
+//! What must survive: identity, parties, known peers, settings.
+
+pub mod messages;

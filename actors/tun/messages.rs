@@ -1,0 +1,89 @@
+//! What TunActor accepts and answers.
+
+use std::net::Ipv4Addr;
+
+use actix::{Message, Recipient};
+use serde::Serialize;
+
+use crate::peer::messages::Outbound;
+use crate::wire::{Ipv4Range, PacketBatch};
+
+/// IP packets out of a tunnel for the local stack. The sender has checked that they come from the member they claim.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Deliver(pub PacketBatch);
+
+/// Give the device this address, opening it first where needed; `None` closes the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SetAddress(pub Option<Address>);
+
+/// The virtual IP of this machine in the range of its party.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    pub ip: Ipv4Addr,
+    pub range: Ipv4Range,
+}
+
+/// Send packets for `ip` to `peer` from now on; replaces an earlier route of that address.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AddRoute {
+    pub ip: Ipv4Addr,
+    pub peer: Recipient<Outbound>,
+}
+
+/// Forget the route of `ip`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct RemoveRoute {
+    pub ip: Ipv4Addr,
+}
+
+/// Ask for the state of the device.
+#[derive(Debug, Message)]
+#[rtype(result = "TunView")]
+pub struct GetTun;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TunState {
+    /// No party, so no address, so no device.
+    Idle,
+    Up,
+    /// CAP_NET_ADMIN (or the device node) is missing; `TunView::problem` has the command that fixes it.
+    NoPermission,
+    /// The party's range overlaps a network that this machine is already on.
+    RangeClash,
+    /// Anything else that the system refused; retried.
+    Failed,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct TunView {
+    pub name: String,
+    pub mtu: u16,
+    pub state: TunState,
+    /// What is wrong and what to do, when `state` is a problem.
+    pub problem: Option<String>,
+    pub counters: TunCounters,
+}
+
+/// Packets since start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct TunCounters {
+    pub read_packets: u64,
+    pub read_bytes: u64,
+    pub written_packets: u64,
+    pub written_bytes: u64,
+    /// Packets to an address that no member has.
+    pub dropped_no_route: u64,
+    /// Broadcast and multicast packets (nobody carries them yet).
+    pub dropped_broadcast: u64,
+    /// Not IPv4, or not a well-formed IP packet.
+    pub dropped_malformed: u64,
+    /// A peer's mailbox was full.
+    pub dropped_peer_busy: u64,
+    /// The device refused a write.
+    pub dropped_write_failed: u64,
+}

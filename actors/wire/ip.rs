@@ -1,0 +1,1 @@
+//! Views of IP packets and their checksums.
