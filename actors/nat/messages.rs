@@ -1,4 +1,5 @@
 //! What NatActor accepts and answers.
+#![allow(missing_debug_implementations, reason = "actix recipients have no Debug")]
 
 use std::net::SocketAddr;
 
@@ -6,7 +7,7 @@ use actix::{Message, Recipient};
 use serde::Serialize;
 
 use crate::peer::messages::Inbound;
-use crate::wire::{TransmitBatch, WgPublicKey};
+use crate::wire::{Ipv4Range, TransmitBatch, WgPublicKey};
 
 /// Send these datagrams on the data socket.
 #[derive(Debug, Message)]
@@ -40,6 +41,11 @@ pub struct PeerRoute {
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
 pub struct Candidates(pub Vec<SocketAddr>);
+
+/// The range of the party, whose addresses are no candidates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SetPartyRange(pub Option<Ipv4Range>);
 
 /// Ask for the state of the data socket.
 #[derive(Debug, Message)]

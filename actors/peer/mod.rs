@@ -1,3 +1,15 @@
 //! One PeerActor per member: WireGuard tunnel, paths and their choice, send queue; and the supervisor of them all.
 
+mod actor;
+pub mod choice;
+pub mod echo;
+pub mod machine;
 pub mod messages;
+pub mod paths;
+pub mod probe;
+pub mod stage;
+mod supervisor;
+pub mod tunnel;
+
+pub use machine::OwnIdentity;
+pub use supervisor::{BindPeers, Links, PeerSupervisor};

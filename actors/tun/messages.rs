@@ -1,4 +1,5 @@
 //! What TunActor accepts and answers.
+#![allow(missing_debug_implementations, reason = "actix recipients have no Debug")]
 
 use std::net::Ipv4Addr;
 

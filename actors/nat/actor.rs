@@ -1,0 +1,274 @@
+#![allow(missing_debug_implementations, reason = "actix addresses have no Debug")]
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use actix::fut::ActorFuture;
+use actix::prelude::*;
+use boringtun::x25519;
+
+use super::addrs::{self, InterfaceAddr};
+use super::demux::{Class, Routes, runs};
+use super::handshake::{Gatekeeper, MAX_COOKIE, Verdict};
+use super::messages::{Candidates, GetNat, NatCounters, NatView, Register, SetPartyRange, Transmit, Unregister};
+use super::udp::{Sent, Sockets};
+use crate::peer::messages::{Inbound, Networks};
+use crate::wire::{DatagramBatch, Ipv4Range, TransmitBatch};
+
+/// Batches waiting in the mailbox; beyond that the sender counts a drop.
+const MAILBOX: usize = 256;
+/// Batches kept while the socket is full.
+const SEND_QUEUE: usize = 64;
+/// Receive rounds before other actors get their turn.
+const RECEIVE_ROUNDS: usize = 8;
+/// How often the interfaces are looked at for changes.
+const WATCH_INTERFACES: Duration = Duration::from_secs(2);
+
+/// The data socket: sends what peers give it, hands them what comes in.
+pub struct NatActor {
+    sockets: Option<Sockets>,
+    listen_port: u16,
+    gatekeeper: Gatekeeper,
+    routes: Routes<Recipient<Inbound>>,
+    queue: VecDeque<TransmitBatch>,
+    device: String,
+    party: Option<Ipv4Range>,
+    interfaces: Vec<InterfaceAddr>,
+    candidates: Recipient<Candidates>,
+    networks: Recipient<Networks>,
+    counters: NatCounters,
+}
+
+impl NatActor {
+    /// `device` is the name of the virtual device, whose addresses are no candidates.
+    #[must_use]
+    pub fn new(
+        sockets: Sockets,
+        listen_port: u16,
+        wg_secret: x25519::StaticSecret,
+        device: String,
+        candidates: Recipient<Candidates>,
+        networks: Recipient<Networks>,
+    ) -> Self {
+        Self {
+            sockets: Some(sockets),
+            listen_port,
+            gatekeeper: Gatekeeper::new(wg_secret),
+            routes: Routes::default(),
+            queue: VecDeque::new(),
+            device,
+            party: None,
+            interfaces: Vec::new(),
+            candidates,
+            networks,
+            counters: NatCounters::default(),
+        }
+    }
+
+    fn send(&mut self, batch: TransmitBatch) {
+        if self.queue.is_empty() {
+            match self.send_now(&batch) {
+                Sent::Blocked => self.queue.push_back(batch),
+                Sent::Done | Sent::Failed => {}
+            }
+        } else if self.queue.len() < SEND_QUEUE {
+            self.queue.push_back(batch);
+        } else {
+            self.counters.dropped_send_failed += batch.segments() as u64;
+        }
+    }
+
+    /// Sends what waited; returns with the queue empty, or woken up once the socket takes more.
+    fn flush(&mut self, cx: &mut TaskContext<'_>) {
+        while let Some(batch) = self.queue.pop_front() {
+            let ready =
+                self.sockets.as_ref().is_some_and(|sockets| sockets.poll_writable(cx, batch.destination()).is_ready());
+            if !ready {
+                self.queue.push_front(batch);
+                return;
+            }
+            // A socket that is full after all has cleared its readiness: the next round registers for the wake-up.
+            if self.send_now(&batch) == Sent::Blocked {
+                self.queue.push_front(batch);
+            }
+        }
+    }
+
+    fn send_now(&mut self, batch: &TransmitBatch) -> Sent {
+        let Some(sockets) = &self.sockets else { return Sent::Failed };
+        let sent = sockets.send(batch.destination(), batch.contents(), batch.segment_size());
+        match sent {
+            Sent::Done => self.counters.sent += batch.segments() as u64,
+            Sent::Failed => self.counters.dropped_send_failed += batch.segments() as u64,
+            Sent::Blocked => {}
+        }
+        sent
+    }
+
+    fn received(&mut self, from: SocketAddr, data: &[u8], stride: usize) {
+        for (class, run) in runs(data, stride) {
+            let datagrams = run.len().div_ceil(stride.max(1)) as u64;
+            self.counters.received += datagrams;
+            let target = match class {
+                Class::HandshakeInit => {
+                    let mut reply = [0; MAX_COOKIE];
+                    match self.gatekeeper.judge(from.ip(), run, &mut reply) {
+                        Verdict::From(key) => self.routes.find_key(key),
+                        Verdict::Cookie(len) => {
+                            self.counters.dropped_rate_limited += 1;
+                            self.reply(from, &reply[..len]);
+                            continue;
+                        }
+                        Verdict::Foreign => None,
+                    }
+                }
+                Class::Unknown => {
+                    self.counters.dropped_unknown += datagrams;
+                    continue;
+                }
+                Class::Session { .. } | Class::Probe { .. } => self.routes.find(class),
+            };
+            match target {
+                None => self.counters.dropped_foreign += datagrams,
+                Some(peer) => {
+                    if peer.try_send(Inbound(DatagramBatch::copied(run, from, stride))).is_err() {
+                        self.counters.dropped_peer_busy += datagrams;
+                    }
+                }
+            }
+        }
+    }
+
+    fn reply(&mut self, to: SocketAddr, message: &[u8]) {
+        let mut batch = TransmitBatch::new(to);
+        batch.push_with(message.len(), message.len(), |slot| {
+            slot.copy_from_slice(message);
+            Some(message.len())
+        });
+        // Goes out with the flush that follows every receive.
+        if self.queue.len() < SEND_QUEUE {
+            self.queue.push_back(batch);
+        }
+    }
+
+    fn watch_interfaces(&mut self, found: Vec<InterfaceAddr>) {
+        if found == self.interfaces {
+            return;
+        }
+        self.interfaces = found;
+        self.announce();
+    }
+
+    fn announce(&mut self) {
+        let networks = addrs::local_networks(&self.interfaces, &self.device, self.party);
+        let candidates = self.own_candidates();
+        tracing::debug!(?candidates, "addresses of the data socket");
+        // A full mailbox here means that the next look, in two seconds, tells it again.
+        if self.candidates.try_send(Candidates(candidates)).is_err()
+            || self.networks.try_send(Networks(networks)).is_err()
+        {
+            self.interfaces.clear();
+        }
+    }
+
+    fn own_candidates(&self) -> Vec<SocketAddr> {
+        addrs::candidates(&self.interfaces, self.listen_port, &self.device, self.party)
+    }
+}
+
+impl Actor for NatActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        self.watch_interfaces(addrs::system_addrs());
+        ctx.run_interval(WATCH_INTERFACES, |actor, _| actor.watch_interfaces(addrs::system_addrs()));
+        ctx.run_interval(Duration::from_secs(1), |actor, _| actor.gatekeeper.reset());
+        ctx.spawn(SocketLoop);
+    }
+}
+
+/// Moves datagrams between the sockets and the actor without a message in between.
+struct SocketLoop;
+
+impl ActorFuture<NatActor> for SocketLoop {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        actor: &mut NatActor,
+        _: &mut Context<NatActor>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        let Some(mut sockets) = actor.sockets.take() else { return Poll::Ready(()) };
+        for round in 0..RECEIVE_ROUNDS {
+            match sockets.poll_receive(cx, &mut |from, data, stride| actor.received(from, data, stride)) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if round + 1 == RECEIVE_ROUNDS => cx.waker().wake_by_ref(),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(%error, "the data socket could not be read; trying again");
+                    let waker = cx.waker().clone();
+                    actix::spawn(async move {
+                        actix::clock::sleep(Duration::from_millis(100)).await;
+                        waker.wake();
+                    });
+                    break;
+                }
+            }
+        }
+        actor.sockets = Some(sockets);
+        actor.flush(cx);
+        Poll::Pending
+    }
+}
+
+impl Handler<Transmit> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, Transmit(batch): Transmit, _: &mut Self::Context) {
+        self.send(batch);
+    }
+}
+
+impl Handler<Register> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, Register { route, inbound }: Register, _: &mut Self::Context) {
+        self.routes.insert(&route, &inbound);
+    }
+}
+
+impl Handler<Unregister> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, Unregister { route }: Unregister, _: &mut Self::Context) {
+        self.routes.remove(&route);
+    }
+}
+
+impl Handler<SetPartyRange> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, SetPartyRange(range): SetPartyRange, _: &mut Self::Context) {
+        if range != self.party {
+            self.party = range;
+            self.announce();
+        }
+    }
+}
+
+impl Handler<GetNat> for NatActor {
+    type Result = MessageResult<GetNat>;
+
+    fn handle(&mut self, _: GetNat, _: &mut Self::Context) -> Self::Result {
+        MessageResult(NatView {
+            listen_port: self.listen_port,
+            candidates: self.own_candidates(),
+            counters: self.counters,
+        })
+    }
+}

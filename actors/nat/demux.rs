@@ -1,0 +1,174 @@
+//! What a datagram is, by its first bytes, and which peer it is for.
+
+use std::collections::HashMap;
+
+use super::messages::PeerRoute;
+use crate::peer::messages::{PROBE_MAGIC, probe_tag};
+use crate::wire::WgPublicKey;
+
+/// What the first bytes say. Nothing is authenticated yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// WireGuard handshake initiation: which peer it is from stands inside, encrypted.
+    HandshakeInit,
+    /// Any other WireGuard message, with the upper 24 bits of the receiver index.
+    Session {
+        index: u32,
+    },
+    Probe {
+        tag: [u8; 8],
+    },
+    Unknown,
+}
+
+#[must_use]
+pub fn classify(datagram: &[u8]) -> Class {
+    let index_at = |at: usize| {
+        let bytes: Option<[u8; 4]> = datagram.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(Class::Unknown, |bytes| Class::Session { index: u32::from_le_bytes(bytes) >> 8 })
+    };
+    // Lengths: WireGuard, section 5.4 of the paper.
+    match (datagram.get(..4), datagram.len()) {
+        (Some([1, 0, 0, 0]), 148) => Class::HandshakeInit,
+        (Some([2, 0, 0, 0]), 92) => index_at(8),
+        (Some([3, 0, 0, 0]), 64) => index_at(4),
+        (Some([4, 0, 0, 0]), 32..) => index_at(4),
+        (Some([PROBE_MAGIC, ..]), _) => probe_tag(datagram).map_or(Class::Unknown, |tag| Class::Probe { tag }),
+        _ => Class::Unknown,
+    }
+}
+
+/// Which peer a class belongs to. `T` is how the peer is reached.
+#[derive(Debug)]
+pub struct Routes<T> {
+    by_index: HashMap<u32, T>,
+    by_tag: HashMap<[u8; 8], T>,
+    by_key: HashMap<WgPublicKey, T>,
+}
+
+impl<T> Default for Routes<T> {
+    fn default() -> Self {
+        Self { by_index: HashMap::new(), by_tag: HashMap::new(), by_key: HashMap::new() }
+    }
+}
+
+impl<T: Clone> Routes<T> {
+    pub fn insert(&mut self, route: &PeerRoute, to: &T) {
+        self.by_index.insert(route.index, to.clone());
+        self.by_tag.insert(route.probe_tag, to.clone());
+        self.by_key.insert(route.wg_key, to.clone());
+    }
+
+    pub fn remove(&mut self, route: &PeerRoute) {
+        self.by_index.remove(&route.index);
+        self.by_tag.remove(&route.probe_tag);
+        self.by_key.remove(&route.wg_key);
+    }
+
+    /// `HandshakeInit` and `Unknown` belong to nobody as such.
+    #[must_use]
+    pub fn find(&self, class: Class) -> Option<&T> {
+        match class {
+            Class::Session { index } => self.by_index.get(&index),
+            Class::Probe { tag } => self.by_tag.get(&tag),
+            Class::HandshakeInit | Class::Unknown => None,
+        }
+    }
+
+    #[must_use]
+    pub fn find_key(&self, key: WgPublicKey) -> Option<&T> {
+        self.by_key.get(&key)
+    }
+}
+
+/// Splits what one receive call gave (`stride` bytes a datagram) into runs of the same class, so that a run travels as
+/// one batch.
+pub fn runs(data: &[u8], stride: usize) -> impl Iterator<Item = (Class, &[u8])> {
+    let stride = stride.max(1);
+    let mut rest = data;
+    std::iter::from_fn(move || {
+        let class = classify(rest.get(..stride.min(rest.len())).filter(|first| !first.is_empty())?);
+        // Initiations go one by one: each may be from another peer.
+        let datagrams = if class == Class::HandshakeInit {
+            1
+        } else {
+            rest.chunks(stride).take_while(|datagram| classify(datagram) == class).count()
+        };
+        let (run, after) = rest.split_at((datagrams * stride).min(rest.len()));
+        rest = after;
+        Some((class, run))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn message(kind: u8, len: usize, index_at: usize, index: u32) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        bytes[0] = kind;
+        bytes[index_at..index_at + 4].copy_from_slice(&(index << 8 | 5).to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn classes() {
+        let session = Class::Session { index: 0xABCDEF };
+        for (bytes, class) in [
+            (message(1, 148, 4, 9), Class::HandshakeInit),
+            (message(1, 147, 4, 9), Class::Unknown),
+            (message(2, 92, 8, 0xABCDEF), session),
+            (message(3, 64, 4, 0xABCDEF), session),
+            (message(4, 32, 4, 0xABCDEF), session),
+            (message(4, 31, 4, 0xABCDEF), Class::Unknown),
+            (message(0, 20, 4, 1), Class::Unknown),
+            (vec![], Class::Unknown),
+            (vec![4, 0, 0], Class::Unknown),
+        ] {
+            assert_eq!(classify(&bytes), class, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_one_peer() {
+        let data = [message(4, 40, 4, 1), message(4, 40, 4, 1), message(4, 40, 4, 2), message(4, 33, 4, 2)].concat();
+        let got: Vec<_> = runs(&data, 40).map(|(class, run)| (class, run.len())).collect();
+        assert_eq!(got, [(Class::Session { index: 1 }, 80), (Class::Session { index: 2 }, 73)]);
+    }
+
+    #[test]
+    fn removed_routes_are_gone() {
+        let mut routes = Routes::default();
+        let route = PeerRoute { index: 7, probe_tag: [1; 8], wg_key: WgPublicKey([2; 32]) };
+        routes.insert(&route, &"peer");
+        assert_eq!(routes.find(Class::Session { index: 7 }), Some(&"peer"));
+        assert_eq!(routes.find(Class::Probe { tag: [1; 8] }), Some(&"peer"));
+        assert_eq!(routes.find_key(route.wg_key), Some(&"peer"));
+        routes.remove(&route);
+        assert_eq!(routes.find(Class::Session { index: 7 }), None);
+        assert_eq!(routes.find(Class::Probe { tag: [1; 8] }), None);
+        assert_eq!(routes.find_key(route.wg_key), None);
+    }
+
+    proptest! {
+        #[test]
+        fn runs_cover_every_byte_once(
+            data in proptest::collection::vec(any::<u8>(), 0..600),
+            kinds in proptest::collection::vec(0u8..6, 0..20),
+            stride in 0usize..200,
+        ) {
+            let mut data = data;
+            for (chunk, kind) in data.chunks_mut(stride.max(1)).zip(kinds) {
+                if let Some(first) = chunk.get_mut(..4) {
+                    first.copy_from_slice(&[kind, 0, 0, 0]);
+                }
+            }
+            let joined: Vec<u8> = runs(&data, stride).flat_map(|(_, run)| run.to_vec()).collect();
+            prop_assert_eq!(&joined, &data);
+            for (class, run) in runs(&data, stride) {
+                prop_assert!(run.chunks(stride.max(1)).all(|datagram| classify(datagram) == class));
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The UDP sockets of the data path: one per address family, on one port.
+
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::task::{Context, Poll, ready};
+
+use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+/// Receive calls that one poll takes in, each up to 64 KiB of coalesced datagrams.
+pub const RECEIVE_SLOTS: usize = 8;
+const SLOT_BYTES: usize = 64 * 1024;
+/// Asked of the system; it gives what its limit allows. Holds a burst of 15 ms at 1 Gbit/s.
+const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
+
+/// Why the data port could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error("UDP port {0} is in use by another program; choose another with --listen-port, or end that program")]
+    InUse(u16),
+    #[error("UDP port {0} could not be opened: {1}")]
+    Other(u16, io::Error),
+}
+
+/// Bound sockets that have not yet met a runtime.
+#[derive(Debug)]
+pub struct BoundSockets {
+    v4: Socket,
+    v6: Option<Socket>,
+    port: u16,
+}
+
+impl BoundSockets {
+    /// Binds `port` for IPv4 and, where the system has it, IPv6; 0 lets the system choose.
+    ///
+    /// # Errors
+    /// When the port is taken or the system refuses.
+    pub fn bind(port: u16) -> Result<Self, BindError> {
+        let failed = |port, error: io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse(port),
+            _ => BindError::Other(port, error),
+        };
+        let v4 = bind((Ipv4Addr::UNSPECIFIED, port).into()).map_err(|error| failed(port, error))?;
+        let port = local_port(&v4).map_err(|error| failed(port, error))?;
+        let v6 = match bind((Ipv6Addr::UNSPECIFIED, port).into()) {
+            Ok(socket) => Some(socket),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(failed(port, error)),
+            Err(error) => {
+                tracing::debug!(%error, "no IPv6 for the data port");
+                None
+            }
+        };
+        Ok(Self { v4, v6, port })
+    }
+
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+fn bind(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    // Best effort: a smaller buffer still works.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+fn local_port(socket: &Socket) -> io::Result<u16> {
+    Ok(socket.local_addr()?.as_socket().map_or(0, |addr| addr.port()))
+}
+
+/// One socket with what the system can do for it (GSO, GRO).
+#[derive(Debug)]
+struct Port {
+    socket: UdpSocket,
+    state: UdpSocketState,
+}
+
+impl Port {
+    fn new(socket: Socket) -> io::Result<Self> {
+        let socket = UdpSocket::from_std(socket.into())?;
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        Ok(Self { socket, state })
+    }
+}
+
+/// Ready to send and receive.
+#[derive(Debug)]
+pub struct Sockets {
+    v4: Port,
+    v6: Option<Port>,
+    buffers: Vec<u8>,
+    metas: [RecvMeta; RECEIVE_SLOTS],
+}
+
+/// What happened to a send.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sent {
+    Done,
+    /// The socket is full: call again once it is writable.
+    Blocked,
+    Failed,
+}
+
+impl Sockets {
+    /// # Errors
+    /// When the runtime or the system refuses the sockets.
+    pub fn new(bound: BoundSockets) -> io::Result<Self> {
+        Ok(Self {
+            v4: Port::new(bound.v4)?,
+            v6: bound.v6.map(Port::new).transpose()?,
+            buffers: vec![0; RECEIVE_SLOTS * SLOT_BYTES],
+            metas: [RecvMeta::default(); RECEIVE_SLOTS],
+        })
+    }
+
+    fn port_for(&self, destination: SocketAddr) -> Option<&Port> {
+        if destination.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() }
+    }
+
+    /// Sends `contents` as datagrams of `segment_size` bytes, in one call where the system can.
+    pub fn send(&self, destination: SocketAddr, contents: &[u8], segment_size: usize) -> Sent {
+        let Some(port) = self.port_for(destination) else { return Sent::Failed };
+        let at_once = segment_size.max(1) * port.state.max_gso_segments().max(1);
+        for part in contents.chunks(at_once) {
+            let transmit = Transmit {
+                destination,
+                ecn: None,
+                contents: part,
+                segment_size: (part.len() > segment_size).then_some(segment_size),
+                src_ip: None,
+            };
+            let result = port
+                .socket
+                .try_io(Interest::WRITABLE, || port.state.try_send(UdpSockRef::from(&port.socket), &transmit));
+            match result {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Blocked,
+                Err(error) => {
+                    tracing::trace!(%destination, %error, "send failed");
+                    return Sent::Failed;
+                }
+            }
+        }
+        Sent::Done
+    }
+
+    /// Ready when a socket that was full may take more.
+    pub fn poll_writable(&self, cx: &mut Context<'_>, destination: SocketAddr) -> Poll<()> {
+        match self.port_for(destination) {
+            Some(port) => port.socket.poll_send_ready(cx).map(|_| ()),
+            None => Poll::Ready(()),
+        }
+    }
+
+    /// Receives what is there: `each` gets the sender, the datagrams and the length of each (the last may be shorter).
+    ///
+    /// # Errors
+    /// When a socket failed for good.
+    pub fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        each: &mut dyn FnMut(SocketAddr, &[u8], usize),
+    ) -> Poll<io::Result<()>> {
+        let Self { v4, v6, buffers, metas } = self;
+        let mut first = receive(v4, cx, buffers, metas, each);
+        if let Some(v6) = v6 {
+            let second = receive(v6, cx, buffers, metas, each);
+            if first.is_pending() || matches!(second, Poll::Ready(Err(_))) {
+                first = second;
+            }
+        }
+        first
+    }
+}
+
+fn receive(
+    port: &Port,
+    cx: &mut Context<'_>,
+    buffers: &mut [u8],
+    metas: &mut [RecvMeta; RECEIVE_SLOTS],
+    each: &mut dyn FnMut(SocketAddr, &[u8], usize),
+) -> Poll<io::Result<()>> {
+    loop {
+        ready!(port.socket.poll_recv_ready(cx))?;
+        let mut chunks = buffers.chunks_mut(SLOT_BYTES);
+        let mut slots: [IoSliceMut<'_>; RECEIVE_SLOTS] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        let received = port
+            .socket
+            .try_io(Interest::READABLE, || port.state.recv(UdpSockRef::from(&port.socket), &mut slots, metas));
+        match received {
+            Ok(count) => {
+                for (meta, slot) in metas.iter().zip(&slots).take(count) {
+                    if let Some(data) = slot.get(..meta.len) {
+                        each(canonical(meta.addr), data, meta.stride);
+                    }
+                }
+                return Poll::Ready(Ok(()));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // An ICMP error for an earlier datagram; it says nothing about the socket.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+}
+
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn segments_arrive_whole() {
+        let mut receiver = Sockets::new(BoundSockets::bind(0).unwrap()).unwrap();
+        let to = receiver.v4.socket.local_addr().unwrap().port();
+        let sender = Sockets::new(BoundSockets::bind(0).unwrap()).unwrap();
+        let contents: Vec<u8> = (0..2_500u32).map(|n| (n / 1000) as u8).collect();
+        let destination = SocketAddr::from((Ipv4Addr::LOCALHOST, to));
+        sender.v4.socket.writable().await.unwrap();
+        assert_eq!(sender.send(destination, &contents, 1000), Sent::Done);
+        let mut got: Vec<Vec<u8>> = Vec::new();
+        while got.len() < 3 {
+            std::future::poll_fn(|cx| {
+                receiver.poll_receive(cx, &mut |_, data, stride| got.extend(data.chunks(stride).map(<[u8]>::to_vec)))
+            })
+            .await
+            .unwrap();
+        }
+        assert_eq!(got, [vec![0; 1000], vec![1; 1000], vec![2; 500]]);
+    }
+
+    #[test]
+    fn a_taken_port_is_named() {
+        let first = BoundSockets::bind(0).unwrap();
+        let message = BoundSockets::bind(first.port()).unwrap_err().to_string();
+        assert!(message.contains(&first.port().to_string()) && message.contains("--listen-port"), "{message}");
+    }
+}

@@ -1,0 +1,312 @@
+#![allow(missing_debug_implementations, reason = "actix addresses have no Debug")]
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use futures::future::join_all;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::actor::{PeerActor, PeerLinks};
+use super::machine::{OwnIdentity, PeerMachine};
+use super::messages::{GetPeers, Networks, PeerSpec, PeerView, Ping, PingError, SetPeers};
+use crate::nat::messages::{PeerRoute, Register, Transmit, Unregister};
+use crate::tun::messages::{AddRoute, Deliver, RemoveRoute};
+use crate::wire::{LocalNetworks, NodeId};
+
+/// One `Died` for each of 255 peers, and a few questions.
+const MAILBOX: usize = 512;
+/// A peer that panics again and again is restarted ever more slowly.
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+const RESTART_MAX: Duration = Duration::from_secs(10);
+/// A PeerActor whose end was not told is found by this.
+const SWEEP: Duration = Duration::from_secs(2);
+/// Routes that did not get through to a busy mailbox are sent again with this.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// A PeerActor is gone; `incarnation` tells a late message from one about the actor that runs now.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(super) struct Died {
+    pub(super) node: NodeId,
+    pub(super) incarnation: u64,
+}
+
+/// New facts for a running PeerActor.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Update {
+    pub(super) own_ip: Ipv4Addr,
+    pub(super) spec: PeerSpec,
+}
+
+/// End: the member is no longer in the party.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Stop;
+
+#[derive(Message)]
+#[rtype(result = "PeerState")]
+pub(super) struct ReportState;
+
+pub(super) struct PeerState {
+    pub(super) view: PeerView,
+}
+
+/// Whom the supervisor talks to.
+#[derive(Clone)]
+pub struct Links {
+    pub transmit: Recipient<Transmit>,
+    pub register: Recipient<Register>,
+    pub unregister: Recipient<Unregister>,
+    pub deliver: Recipient<Deliver>,
+    pub add_route: Recipient<AddRoute>,
+    pub remove_route: Recipient<RemoveRoute>,
+}
+
+/// Handed over once all actors of the data path exist.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct BindPeers(pub Links);
+
+struct Peer {
+    spec: PeerSpec,
+    addr: Option<Addr<PeerActor>>,
+    route: PeerRoute,
+    incarnation: u64,
+    restarts: u32,
+}
+
+/// Starts, updates, restarts and stops the PeerActors, so that they are those of the roster.
+pub struct PeerSupervisor {
+    own: OwnIdentity,
+    own_ip: Option<Ipv4Addr>,
+    networks: LocalNetworks,
+    links: Option<Links>,
+    peers: BTreeMap<NodeId, Peer>,
+    incarnations: u64,
+    rng: StdRng,
+}
+
+impl PeerSupervisor {
+    /// `seed`: for receiver indices and nonces, from a secure source.
+    #[must_use]
+    pub fn new(own: OwnIdentity, seed: [u8; 32]) -> Self {
+        Self {
+            own,
+            own_ip: None,
+            networks: LocalNetworks::default(),
+            links: None,
+            peers: BTreeMap::new(),
+            incarnations: 0,
+            rng: StdRng::from_seed(seed),
+        }
+    }
+
+    fn start(&mut self, spec: PeerSpec, restarts: u32, ctx: &mut Context<Self>) {
+        let (Some(links), Some(own_ip)) = (self.links.clone(), self.own_ip) else { return };
+        self.incarnations += 1;
+        let index = loop {
+            let index = self.rng.random::<u32>() >> 8;
+            if !self.peers.values().any(|peer| peer.route.index == index) {
+                break index;
+            }
+        };
+        let node = spec.node;
+        let machine =
+            PeerMachine::new(now(), &self.own, own_ip, spec.clone(), self.networks.clone(), index, self.rng.random());
+        let route = PeerRoute { index, probe_tag: machine.probe_tag(), wg_key: spec.wg_key };
+        let died = Died { node, incarnation: self.incarnations };
+        let peer_links = PeerLinks { nat: links.transmit, tun: links.deliver };
+        let addr = PeerActor::new(machine, peer_links, ctx.address().recipient(), died, restarts).start();
+        let peer = Peer { spec, addr: Some(addr), route, incarnation: self.incarnations, restarts };
+        self.peers.insert(node, peer);
+        self.connect(node, ctx);
+    }
+
+    /// Makes the device and the socket know the peer's actor.
+    fn connect(&mut self, node: NodeId, ctx: &mut Context<Self>) {
+        let (Some(links), Some(peer)) = (&self.links, self.peers.get(&node)) else { return };
+        let Some(addr) = &peer.addr else { return };
+        let register = Register { route: peer.route, inbound: addr.clone().recipient() };
+        let add = AddRoute { ip: peer.spec.virtual_ip, peer: addr.clone().recipient() };
+        if links.register.try_send(register).is_err() || links.add_route.try_send(add).is_err() {
+            ctx.run_later(RETRY, move |actor, ctx| actor.connect(node, ctx));
+        }
+    }
+
+    fn disconnect(&self, route: PeerRoute, ip: Ipv4Addr, ctx: &mut Context<Self>) {
+        let Some(links) = &self.links else { return };
+        // Another peer may own the address by now.
+        let owned = self.peers.values().any(|peer| peer.spec.virtual_ip == ip);
+        let unregistered = links.unregister.try_send(Unregister { route }).is_ok();
+        let removed = owned || links.remove_route.try_send(RemoveRoute { ip }).is_ok();
+        if !unregistered || !removed {
+            ctx.run_later(RETRY, move |actor, ctx| actor.disconnect(route, ip, ctx));
+        }
+    }
+
+    fn stop(&mut self, node: NodeId, ctx: &mut Context<Self>) {
+        if let Some(peer) = self.peers.remove(&node) {
+            self.disconnect(peer.route, peer.spec.virtual_ip, ctx);
+            if let Some(addr) = peer.addr {
+                end(addr, ctx);
+            }
+        }
+    }
+
+    fn on_died(&mut self, died: Died, ctx: &mut Context<Self>) {
+        let Some(peer) = self.peers.get_mut(&died.node).filter(|peer| peer.incarnation == died.incarnation) else {
+            return;
+        };
+        if peer.addr.take().is_none() {
+            return;
+        }
+        peer.restarts = peer.restarts.saturating_add(1);
+        let (restarts, route, ip) = (peer.restarts, peer.route, peer.spec.virtual_ip);
+        let wait = RESTART_FIRST.saturating_mul(1 << (restarts - 1).min(10)).min(RESTART_MAX);
+        tracing::error!(peer = %peer.spec.name, restarts, ?wait, "the actor of this peer failed; restarting it, the others go on");
+        let Some(links) = &self.links else { return };
+        let _ = links.unregister.try_send(Unregister { route });
+        let _ = links.remove_route.try_send(RemoveRoute { ip });
+        ctx.run_later(wait, move |actor, ctx| {
+            let dead = actor.peers.get(&died.node).filter(|peer| peer.incarnation == died.incarnation);
+            if let Some(spec) = dead.map(|peer| peer.spec.clone()) {
+                actor.start(spec, restarts, ctx);
+            }
+        });
+    }
+
+    fn sweep(&mut self, ctx: &mut Context<Self>) {
+        let dead: Vec<Died> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.addr.as_ref().is_some_and(|addr| !addr.connected()))
+            .map(|(&node, peer)| Died { node, incarnation: peer.incarnation })
+            .collect();
+        for died in dead {
+            self.on_died(died, ctx);
+        }
+    }
+}
+
+/// A PeerActor has a timer always and so would outlive its addresses.
+fn end(addr: Addr<PeerActor>, ctx: &mut Context<PeerSupervisor>) {
+    if let Err(SendError::Full(_)) = addr.try_send(Stop) {
+        ctx.run_later(RETRY, move |_, ctx| end(addr, ctx));
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Actor for PeerSupervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        ctx.run_interval(SWEEP, Self::sweep);
+    }
+}
+
+impl Handler<BindPeers> for PeerSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, BindPeers(links): BindPeers, _: &mut Self::Context) {
+        self.links = Some(links);
+    }
+}
+
+impl Handler<Died> for PeerSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, died: Died, ctx: &mut Self::Context) {
+        self.on_died(died, ctx);
+    }
+}
+
+impl Handler<SetPeers> for PeerSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, set: SetPeers, ctx: &mut Self::Context) {
+        self.own_ip = set.own_ip;
+        let gone: Vec<NodeId> = self
+            .peers
+            .keys()
+            .filter(|node| set.own_ip.is_none() || !set.peers.iter().any(|spec| spec.node == **node))
+            .copied()
+            .collect();
+        for node in gone {
+            self.stop(node, ctx);
+        }
+        let Some(own_ip) = set.own_ip else { return };
+        for spec in set.peers {
+            let Some(peer) = self.peers.get_mut(&spec.node) else {
+                self.start(spec, 0, ctx);
+                continue;
+            };
+            let same_keys = peer.spec.wg_key == spec.wg_key && peer.spec.psk == spec.psk;
+            let same_ip = peer.spec.virtual_ip == spec.virtual_ip;
+            let busy = same_keys
+                && same_ip
+                && match &peer.addr {
+                    Some(addr) => addr.try_send(Update { own_ip, spec: spec.clone() }).is_err(),
+                    None => false,
+                };
+            if same_keys && same_ip && !busy {
+                peer.spec = spec;
+            } else {
+                // New keys change the probe tag and the tunnel: a new actor is simpler than one that changes its skin.
+                let node = spec.node;
+                let restarts = peer.restarts;
+                self.stop(node, ctx);
+                self.start(spec, restarts, ctx);
+            }
+        }
+    }
+}
+
+impl Handler<Networks> for PeerSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Networks(networks): Networks, _: &mut Self::Context) {
+        for addr in self.peers.values().filter_map(|peer| peer.addr.as_ref()) {
+            // A busy peer has a working path; it learns the networks with its next start.
+            let _ = addr.try_send(Networks(networks.clone()));
+        }
+        self.networks = networks;
+    }
+}
+
+impl Handler<GetPeers> for PeerSupervisor {
+    type Result = ResponseFuture<Vec<PeerView>>;
+
+    fn handle(&mut self, _: GetPeers, _: &mut Self::Context) -> Self::Result {
+        let asked: Vec<_> =
+            self.peers.values().filter_map(|peer| peer.addr.as_ref()).map(|addr| addr.send(ReportState)).collect();
+        Box::pin(async move {
+            let mut views: Vec<PeerView> =
+                join_all(asked).await.into_iter().filter_map(Result::ok).map(|state| state.view).collect();
+            views.sort_by_key(|view| view.virtual_ip);
+            views
+        })
+    }
+}
+
+impl Handler<Ping> for PeerSupervisor {
+    type Result = ResponseFuture<Result<Duration, PingError>>;
+
+    fn handle(&mut self, ping: Ping, _: &mut Self::Context) -> Self::Result {
+        let peer = self.peers.get(&ping.node);
+        let Some(peer) = peer else { return Box::pin(async { Err(PingError::UnknownPeer) }) };
+        let Some(addr) = peer.addr.clone() else { return Box::pin(async { Err(PingError::NotConnected) }) };
+        Box::pin(async move { addr.send(ping).await.unwrap_or(Err(PingError::NotConnected)) })
+    }
+}
+
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod tests;
