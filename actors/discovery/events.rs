@@ -1,0 +1,230 @@
+//! What the swarm reports, translated for the planner.
+
+use std::net::IpAddr;
+
+use libp2p::kad::{self, QueryResult};
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::SwarmEvent;
+use libp2p::{Multiaddr, PeerId, identify, mdns, relay};
+
+use super::actor::{DiscoveryActor, node_id, now};
+use super::filter;
+use super::messages::Listening;
+use super::swarm::BehaviourEvent;
+use crate::wire::NodeId;
+
+impl DiscoveryActor {
+    pub(super) fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
+            SwarmEvent::NewListenAddr { address, .. } => self.on_listening(address),
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.confirmed.remove(&address);
+                self.swarm.remove_external_address(&address);
+                self.tell_own_addrs();
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+                let address = endpoint.get_remote_address();
+                // One that this node dialled can be dialled again; the other kind has a passing port.
+                if endpoint.is_dialer() || !self.remotes.contains_key(&peer_id) {
+                    self.remotes.insert(peer_id, address.clone());
+                }
+                if let Some(bootstrap) = self.bootstrap.iter_mut().find(|bootstrap| bootstrap.peer == peer_id) {
+                    bootstrap.reached = true;
+                    bootstrap.last_error = None;
+                }
+                if let Some(node) = node_id(&peer_id) {
+                    self.planner.connected(now(), node);
+                }
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+                self.remotes.remove(&peer_id);
+                if let Some(node) = node_id(&peer_id) {
+                    self.planner.disconnected(now(), node);
+                }
+                self.reservations.lost(now(), peer_id);
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+                tracing::debug!(%peer, %error, "could not be reached");
+                if let Some(bootstrap) = self.bootstrap.iter_mut().find(|bootstrap| bootstrap.peer == peer) {
+                    bootstrap.last_error = Some(short(&error.to_string()));
+                }
+                if let Some(node) = node_id(&peer) {
+                    self.planner.dial_failed(now(), node);
+                }
+            }
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                if let Some(relay) = self.reservation_listeners.remove(&listener_id) {
+                    tracing::debug!(%relay, ?reason, "relay reservation ended");
+                    self.reservations.lost(now(), relay);
+                    self.tell_own_addrs();
+                }
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "discovery cannot listen"),
+            SwarmEvent::ExternalAddrConfirmed { address } => {
+                tracing::debug!(%address, "reachable from outside");
+                self.tell_own_addrs();
+            }
+            SwarmEvent::ExternalAddrExpired { address } => {
+                self.confirmed.remove(&address);
+                self.tell_own_addrs();
+            }
+            _ => {}
+        }
+    }
+
+    fn on_listening(&mut self, address: Multiaddr) {
+        let own = *self.swarm.local_peer_id();
+        let text = filter::without_peer(&address).with(Protocol::P2p(own)).to_string();
+        tracing::debug!(address = %text, "listening");
+        if let Some(listening) = &self.listening
+            && listening.try_send(Listening(text)).is_err()
+        {
+            tracing::warn!(%address, "listening, but nobody was told");
+        }
+        self.tell_own_addrs();
+    }
+
+    fn on_behaviour_event(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Kad(event) => self.on_kad(event),
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.on_identified(peer_id, &info)
+            }
+            BehaviourEvent::Identify(_) => {}
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                for (peer, addr) in found {
+                    if let Some(node) = node_id(&peer) {
+                        tracing::debug!(%node, %addr, "found on the local network");
+                        self.planner.found(now(), node, vec![filter::without_peer(&addr).to_string()]);
+                    }
+                }
+            }
+            BehaviourEvent::Mdns(mdns::Event::Expired(_)) => {}
+            BehaviourEvent::RelayClient(relay::client::Event::ReservationReqAccepted { relay_peer_id, .. }) => {
+                self.reservations.accepted(relay_peer_id);
+                self.tell_own_addrs();
+            }
+            BehaviourEvent::RelayClient(_) => {}
+            BehaviourEvent::AutonatClient(event) => self.on_autonat(&event.tested_addr, event.result.is_ok()),
+            BehaviourEvent::Ping(event) => {
+                if let Err(error) = event.result {
+                    tracing::debug!(peer = %event.peer, %error, "no answer to a keep-alive; closing");
+                    self.swarm.close_connection(event.connection);
+                }
+            }
+            BehaviourEvent::Dcutr(event) => tracing::debug!(?event, "hole punch"),
+            BehaviourEvent::RelayServer(event) => tracing::trace!(?event, "relay"),
+            BehaviourEvent::Streams(()) => {}
+            BehaviourEvent::AutonatServer(event) => tracing::trace!(?event, "autonat"),
+        }
+    }
+
+    fn on_kad(&mut self, event: kad::Event) {
+        match event {
+            kad::Event::RoutingUpdated { peer, old_peer, .. } => {
+                self.dht_nodes.insert(peer);
+                if let Some(old) = old_peer {
+                    self.dht_nodes.remove(&old);
+                }
+                self.planner.dht_size(now(), self.dht_nodes.len());
+            }
+            kad::Event::OutboundQueryProgressed { result, step, .. } => match result {
+                QueryResult::GetProviders(result) => {
+                    let found: Vec<PeerId> = match result {
+                        Ok(kad::GetProvidersOk::FoundProviders { providers, .. }) => providers.into_iter().collect(),
+                        Ok(kad::GetProvidersOk::FinishedWithNoAdditionalRecord { .. }) | Err(_) => Vec::new(),
+                    };
+                    if step.last {
+                        self.view.lookups += 1;
+                    }
+                    self.on_found(&found);
+                }
+                QueryResult::StartProviding(Ok(_)) => self.view.published += 1,
+                QueryResult::StartProviding(Err(error)) => tracing::debug!(%error, "publishing"),
+                _ => {}
+            },
+            kad::Event::UnroutablePeer { .. }
+            | kad::Event::RoutablePeer { .. }
+            | kad::Event::PendingRoutablePeer { .. }
+            | kad::Event::InboundRequest { .. }
+            | kad::Event::ModeChanged { .. } => {}
+        }
+    }
+
+    /// The addresses came with the answer and are known to Kademlia while its query runs: dial now.
+    fn on_found(&mut self, found: &[PeerId]) {
+        let nodes: Vec<NodeId> = found.iter().filter_map(node_id).collect();
+        if !nodes.is_empty() {
+            self.view.lookups_with_result += 1;
+        }
+        for node in nodes {
+            tracing::debug!(%node, "found in the DHT");
+            self.planner.found(now(), node, Vec::new());
+        }
+        self.act_now();
+    }
+
+    fn on_identified(&mut self, peer: PeerId, info: &identify::Info) {
+        if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
+            self.reservations.offered(now(), peer);
+        }
+        let Some(observed) = filter::ip_of(&info.observed_addr).filter(|_| !filter::is_circuit(&info.observed_addr))
+        else {
+            return;
+        };
+        let own: Vec<Multiaddr> =
+            self.swarm.listeners().filter(|addr| filter::ip_of(addr) == Some(observed)).cloned().collect();
+        if own.is_empty() {
+            self.reservations.behind_nat(now());
+            return;
+        }
+        // Seen under its own address: no NAT in between. A firewall may still be; AutoNAT tells, and publishing does not
+        // wait for it.
+        let worth_telling = match observed {
+            ip if ip.is_loopback() => self.allow_loopback,
+            ip => !self.config.on_public_dht() || filter::is_global(ip),
+        };
+        for addr in own {
+            let known = self.swarm.external_addresses().any(|external| *external == addr);
+            if worth_telling && !known {
+                self.swarm.add_external_address(addr);
+            }
+        }
+        self.tell_own_addrs();
+    }
+
+    fn on_autonat(&mut self, addr: &Multiaddr, reachable: bool) {
+        tracing::debug!(%addr, reachable, "AutoNAT");
+        if filter::is_circuit(addr) {
+            return;
+        }
+        if reachable {
+            self.confirmed.insert(addr.clone());
+        } else {
+            self.confirmed.remove(addr);
+        }
+        let public = !self.confirmed.is_empty();
+        self.reservations.set_public(public);
+        if self.config.role == super::Role::Node {
+            let behaviour = self.swarm.behaviour_mut();
+            behaviour.kad.set_mode(Some(if public { kad::Mode::Server } else { kad::Mode::Client }));
+            behaviour.relay_server.set_status(Some(if public {
+                relay::Status::Enable
+            } else {
+                relay::Status::Disable
+            }));
+        }
+    }
+
+    pub(super) fn remote_ip(&self, node: NodeId) -> Option<IpAddr> {
+        let peer = PeerId::from_bytes(&node.to_peer_id_bytes()).ok()?;
+        self.remotes.get(&peer).filter(|addr| !filter::is_circuit(addr)).and_then(filter::ip_of)
+    }
+}
+
+/// libp2p's dial errors list every address; one line is enough for a status.
+fn short(text: &str) -> String {
+    let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    line.chars().take(200).collect()
+}
