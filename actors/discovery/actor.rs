@@ -20,13 +20,15 @@ use tokio::sync::mpsc;
 use super::filter::{self, DialPolicy, Surroundings};
 use super::messages::{
     BootstrapView, CloseLink, DiscoveryView, GetDiscovery, LinkClosed, LinkFrame, LinkId, LinkOpened, Listening,
-    OwnAddrs, Seek, SendFrame, SetSurroundings,
+    OwnAddrs, Seek, SendFrame,
 };
 use super::planner::{Action, MAX_ADDRS, Planner};
 use super::reservations::Reservations;
 use super::streams::{self, LinkListener, SEND_QUEUE};
 use super::swarm::{Behaviour, PARTY_PROTOCOL};
 use super::{DiscoveryConfig, swarm};
+use crate::nat::messages::Networks;
+use crate::tun::messages::SetAddress;
 use crate::wire::{Ipv4Range, NodeId};
 
 const MAILBOX: usize = 256;
@@ -486,20 +488,22 @@ impl Handler<LinkEnded> for DiscoveryActor {
     }
 }
 
-impl Handler<SetSurroundings> for DiscoveryActor {
+/// Addresses inside the party's range lead into the tunnel itself: neither dialled nor told.
+impl Handler<SetAddress> for DiscoveryActor {
     type Result = ();
 
-    fn handle(&mut self, set: SetSurroundings, _: &mut Self::Context) {
-        if let Some(range) = set.party {
-            self.party = range;
-        }
-        self.policy.update(|surroundings| {
-            surroundings.party = self.party;
-            if let Some(networks) = set.networks {
-                surroundings.networks = networks;
-            }
-        });
+    fn handle(&mut self, SetAddress(address): SetAddress, _: &mut Self::Context) {
+        self.party = address.map(|address| address.range);
+        self.policy.update(|surroundings| surroundings.party = self.party);
         self.tell_own_addrs();
+    }
+}
+
+impl Handler<Networks> for DiscoveryActor {
+    type Result = ();
+
+    fn handle(&mut self, Networks(networks): Networks, _: &mut Self::Context) {
+        self.policy.update(|surroundings| surroundings.networks = networks);
     }
 }
 

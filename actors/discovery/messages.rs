@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use actix::Message;
 use serde::Serialize;
 
-use crate::wire::{Ipv4Range, LocalNetworks, NodeId};
+use crate::wire::NodeId;
 
 /// One party stream to one node. Never reused within a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,15 +75,6 @@ pub struct OwnAddrs(pub Vec<String>);
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
 pub struct Listening(pub String);
-
-/// What the dial policy depends on has changed; `None` leaves a part as it was.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Message)]
-#[rtype(result = "()")]
-pub struct SetSurroundings {
-    /// The party's range, whose addresses lead into the tunnel itself.
-    pub party: Option<Option<Ipv4Range>>,
-    pub networks: Option<LocalNetworks>,
-}
 
 /// Longest frame on a party stream, bytes.
 pub const MAX_FRAME: usize = 64 * 1024;

@@ -13,9 +13,10 @@ use boringtun::x25519;
 use super::addrs::{self, InterfaceAddr};
 use super::demux::{Class, Routes, runs};
 use super::handshake::{Gatekeeper, MAX_COOKIE, Verdict};
-use super::messages::{Candidates, GetNat, NatCounters, NatView, Register, SetPartyRange, Transmit, Unregister};
+use super::messages::{Candidates, GetNat, NatCounters, NatView, Networks, Register, Transmit, Unregister};
 use super::udp::{Sent, Sockets};
-use crate::peer::messages::{Inbound, Networks};
+use crate::peer::messages::Inbound;
+use crate::tun::messages::SetAddress;
 use crate::wire::{DatagramBatch, Ipv4Range, TransmitBatch};
 
 /// Batches waiting in the mailbox; beyond that the sender counts a drop.
@@ -38,7 +39,7 @@ pub struct NatActor {
     party: Option<Ipv4Range>,
     interfaces: Vec<InterfaceAddr>,
     candidates: Recipient<Candidates>,
-    networks: Recipient<Networks>,
+    networks: Vec<Recipient<Networks>>,
     counters: NatCounters,
 }
 
@@ -51,7 +52,7 @@ impl NatActor {
         wg_secret: x25519::StaticSecret,
         device: String,
         candidates: Recipient<Candidates>,
-        networks: Recipient<Networks>,
+        networks: Vec<Recipient<Networks>>,
     ) -> Self {
         Self {
             sockets: Some(sockets),
@@ -166,10 +167,12 @@ impl NatActor {
         let networks = addrs::local_networks(&self.interfaces, &self.device, self.party);
         let candidates = self.own_candidates();
         tracing::debug!(?candidates, "addresses of the data socket");
-        // A full mailbox here means that the next look, in two seconds, tells it again.
-        if self.candidates.try_send(Candidates(candidates)).is_err()
-            || self.networks.try_send(Networks(networks)).is_err()
-        {
+        let mut told = self.candidates.try_send(Candidates(candidates)).is_ok();
+        for listener in &self.networks {
+            told &= listener.try_send(Networks(networks.clone())).is_ok();
+        }
+        if !told {
+            // A mailbox was full; the next look, in two seconds, tells it again.
             self.interfaces.clear();
         }
     }
@@ -250,10 +253,12 @@ impl Handler<Unregister> for NatActor {
     }
 }
 
-impl Handler<SetPartyRange> for NatActor {
+/// Addresses inside the party's range lead into the tunnel itself and are no candidates.
+impl Handler<SetAddress> for NatActor {
     type Result = ();
 
-    fn handle(&mut self, SetPartyRange(range): SetPartyRange, _: &mut Self::Context) {
+    fn handle(&mut self, SetAddress(address): SetAddress, _: &mut Self::Context) {
+        let range = address.map(|address| address.range);
         if range != self.party {
             self.party = range;
             self.announce();

@@ -7,7 +7,7 @@ use actix::{Message, Recipient};
 use serde::Serialize;
 
 use crate::peer::messages::Inbound;
-use crate::wire::{Ipv4Range, TransmitBatch, WgPublicKey};
+use crate::wire::{LocalNetworks, TransmitBatch, WgPublicKey};
 
 /// Send these datagrams on the data socket.
 #[derive(Debug, Message)]
@@ -42,10 +42,10 @@ pub struct PeerRoute {
 #[rtype(result = "()")]
 pub struct Candidates(pub Vec<SocketAddr>);
 
-/// The range of the party, whose addresses are no candidates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+/// The networks that this machine's interfaces are on: tells LAN paths from others. Sent whenever they change.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
-pub struct SetPartyRange(pub Option<Ipv4Range>);
+pub struct Networks(pub LocalNetworks);
 
 /// Ask for the state of the data socket.
 #[derive(Debug, Message)]

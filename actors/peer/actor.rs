@@ -6,9 +6,9 @@ use actix::prelude::*;
 use futures::channel::oneshot;
 
 use super::machine::{Outputs, PeerEvent, PeerMachine};
-use super::messages::{Inbound, Networks, Outbound, Ping, PingError};
+use super::messages::{Inbound, Outbound, Ping, PingError};
 use super::supervisor::{Died, PeerState, ReportState, Stop, Update};
-use crate::nat::messages::Transmit;
+use crate::nat::messages::{Networks, Transmit};
 use crate::tun::messages::Deliver;
 
 /// Batches, not packets.

@@ -7,7 +7,7 @@ use actix::Message;
 use serde::Serialize;
 
 pub use super::probe::{PROBE_MAGIC, probe_tag};
-use crate::wire::{DatagramBatch, LocalNetworks, NodeId, PacketBatch, WgPublicKey};
+use crate::wire::{DatagramBatch, NodeId, PacketBatch, WgPublicKey};
 
 /// IP packets for this peer, read from the virtual device.
 #[derive(Debug, Message)]
@@ -40,11 +40,6 @@ pub struct PeerSpec {
     /// Where the member's data socket may be reached, best guess first.
     pub candidates: Vec<SocketAddr>,
 }
-
-/// The networks that this machine's interfaces are on: tells LAN paths from others.
-#[derive(Debug, Clone, PartialEq, Eq, Message)]
-#[rtype(result = "()")]
-pub struct Networks(pub LocalNetworks);
 
 /// 32 secret bytes; `Debug` does not show them.
 #[derive(Clone, PartialEq, Eq)]

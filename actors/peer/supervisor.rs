@@ -11,8 +11,8 @@ use rand::{Rng, SeedableRng};
 
 use super::actor::{PeerActor, PeerLinks};
 use super::machine::{OwnIdentity, PeerMachine};
-use super::messages::{GetPeers, Networks, PeerSpec, PeerView, Ping, PingError, SetPeers};
-use crate::nat::messages::{PeerRoute, Register, Transmit, Unregister};
+use super::messages::{GetPeers, PeerSpec, PeerView, Ping, PingError, SetPeers};
+use crate::nat::messages::{Networks, PeerRoute, Register, Transmit, Unregister};
 use crate::tun::messages::{AddRoute, Deliver, RemoveRoute};
 use crate::wire::{LocalNetworks, NodeId};
 
