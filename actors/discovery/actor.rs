@@ -121,7 +121,7 @@ impl DiscoveryActor {
             allow_loopback,
             ..Surroundings::default()
         });
-        let mut swarm = swarm::build(&config, keypair, policy.clone())?;
+        let mut swarm = swarm::build(&config, &keypair, &policy)?;
         listen(&mut swarm, config.port)?;
         for ip in &config.public_ips {
             for addr in multiaddrs(*ip, config.port) {
@@ -195,7 +195,12 @@ impl DiscoveryActor {
         for action in actions {
             match action {
                 Action::Dial { node, addrs } => self.dial(node, &addrs),
-                other => self.deferred.push(other),
+                Action::OpenStream(_)
+                | Action::Lookup(_)
+                | Action::Publish(_)
+                | Action::Unpublish(_)
+                | Action::DialBootstrap
+                | Action::QueryLan => self.deferred.push(action),
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What the swarm reports, translated for the planner.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "libp2p's events are many, and more come with each version")]
+
 use std::net::IpAddr;
 
 use libp2p::kad::{self, QueryResult};

@@ -52,7 +52,9 @@ fn allows(addr: &Multiaddr, surroundings: &Surroundings) -> bool {
         ip if ip.is_loopback() => surroundings.allow_loopback,
         ip if ip.is_unspecified() || ip.is_multicast() => false,
         IpAddr::V4(ip) if surroundings.party.is_some_and(|range| range.contains(ip)) => false,
-        ip => !surroundings.public_dht || is_global(ip) || surroundings.networks.contain(ip),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => {
+            !surroundings.public_dht || is_global(ip) || surroundings.networks.contain(ip)
+        }
     }
 }
 

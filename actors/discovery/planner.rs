@@ -347,6 +347,7 @@ impl Planner {
 }
 
 #[cfg(test)]
+#[allow(clippy::wildcard_enum_match_arm, reason = "a test looks at some actions only")]
 mod tests {
     use super::super::messages::NodeAddrs;
     use super::*;

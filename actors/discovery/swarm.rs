@@ -46,8 +46,8 @@ pub(super) struct Behaviour {
 
 /// # Errors
 /// When the transport cannot be built, or the DHT protocol name is not one.
-pub(super) fn build(config: &DiscoveryConfig, keypair: Keypair, policy: DialPolicy) -> io::Result<Swarm<Behaviour>> {
-    let (transport, relay_client) = transport::build(&keypair, policy)?;
+pub(super) fn build(config: &DiscoveryConfig, keypair: &Keypair, policy: &DialPolicy) -> io::Result<Swarm<Behaviour>> {
+    let (transport, relay_client) = transport::build(keypair, policy)?;
     let local = keypair.public().to_peer_id();
     let headless = config.role == Role::Relay;
     let behaviour = Behaviour {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use libp2p::core::muxing::StreamMuxerBox;
-use libp2p::core::transport::{Boxed, DialOpts, ListenerId, OptionalTransport, TransportError, TransportEvent};
+use libp2p::core::transport::{Boxed, DialOpts, ListenerId, TransportError, TransportEvent};
 use libp2p::core::upgrade;
 use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId, Transport, noise, quic, relay, tcp, yamux};
@@ -22,21 +22,27 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// When the noise keys cannot be made.
 pub(super) fn build(
     keypair: &Keypair,
-    policy: DialPolicy,
+    policy: &DialPolicy,
 ) -> io::Result<(Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour)> {
     let noise = || noise::Config::new(keypair).map_err(io::Error::other);
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-        .upgrade(upgrade::Version::V1Lazy)
-        .authenticate(noise()?)
-        .multiplex(yamux::Config::default())
-        .timeout(UPGRADE_TIMEOUT)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let quic = quic::tokio::Transport::new(quic::Config::new(keypair))
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let direct = Filtered { policy, inner: quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed() };
-    let named = match libp2p::dns::tokio::Transport::system(direct) {
-        Ok(transport) => OptionalTransport::some(transport.boxed()),
-        Err(error) => return Err(io::Error::other(format!("the system's DNS settings could not be read: {error}"))),
+    let direct = || -> io::Result<Filtered<Boxed<_>>> {
+        let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+            .upgrade(upgrade::Version::V1Lazy)
+            .authenticate(noise()?)
+            .multiplex(yamux::Config::default())
+            .timeout(UPGRADE_TIMEOUT)
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        let quic = quic::tokio::Transport::new(quic::Config::new(keypair))
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        let inner = quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed();
+        Ok(Filtered { policy: policy.clone(), inner })
+    };
+    let named = match libp2p::dns::tokio::Transport::system(direct()?) {
+        Ok(transport) => transport.boxed(),
+        Err(error) => {
+            tracing::warn!(%error, "the system's DNS settings could not be read; bootstrap peers given by name are not found");
+            direct()?.boxed()
+        }
     };
     let (circuits, client) = relay::client::new(keypair.public().to_peer_id());
     let circuits = circuits

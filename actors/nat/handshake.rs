@@ -77,10 +77,9 @@ mod tests {
         let public = WgPublicKey(x25519::PublicKey::from(&secret).to_bytes());
         let mut tunn = Tunn::new(secret, x25519::PublicKey::from(to), None, None, 1, None);
         let mut buf = [0; 148];
-        match tunn.format_handshake_initiation(&mut buf, false) {
-            TunnResult::WriteToNetwork(message) => (message.to_vec(), public),
-            other => panic!("{other:?}"),
-        }
+        let result = tunn.format_handshake_initiation(&mut buf, false);
+        let TunnResult::WriteToNetwork(message) = result else { panic!("{result:?}") };
+        (message.to_vec(), public)
     }
 
     #[test]

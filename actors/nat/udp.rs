@@ -38,9 +38,12 @@ impl BoundSockets {
     /// # Errors
     /// When the port is taken or the system refuses.
     pub fn bind(port: u16) -> Result<Self, BindError> {
-        let failed = |port, error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse(port),
-            _ => BindError::Other(port, error),
+        let failed = |port, error: io::Error| {
+            if error.kind() == io::ErrorKind::AddrInUse {
+                BindError::InUse(port)
+            } else {
+                BindError::Other(port, error)
+            }
         };
         let v4 = bind((Ipv4Addr::UNSPECIFIED, port).into()).map_err(|error| failed(port, error))?;
         let port = local_port(&v4).map_err(|error| failed(port, error))?;

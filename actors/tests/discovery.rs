@@ -1,6 +1,8 @@
 //! Real swarms over loopback sockets, in real time: two nodes that share a rendezvous key find each other through a
 //! third that serves the DHT, and exchange frames over a party stream.
 
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test")]
+
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -114,7 +116,8 @@ async fn two_nodes_find_each_other_by_key_and_talk() {
             _ => None,
         })
         .await;
-    let (mut a, mut b) = (node(Role::Node, 2, &[bootstrap.clone()]), node(Role::Node, 3, &[bootstrap]));
+    let (mut a, mut b) =
+        (node(Role::Node, 2, std::slice::from_ref(&bootstrap)), node(Role::Node, 3, std::slice::from_ref(&bootstrap)));
     let seek = Seek { keys: vec![[7; 32]], nodes: vec![], eager: true };
     a.addr.try_send(seek.clone()).unwrap();
     b.addr.try_send(Seek { keys: vec![[8; 32]], nodes: vec![], eager: true }).unwrap();
