@@ -48,9 +48,14 @@ fn allows(addr: &Multiaddr, surroundings: &Surroundings) -> bool {
     if is_circuit(addr) {
         return true;
     }
-    match ip.to_canonical() {
-        ip if ip.is_loopback() => surroundings.allow_loopback,
-        ip if ip.is_unspecified() || ip.is_multicast() => false,
+    let ip = ip.to_canonical();
+    if ip.is_loopback() {
+        return surroundings.allow_loopback;
+    }
+    if ip.is_unspecified() || ip.is_multicast() {
+        return false;
+    }
+    match ip {
         IpAddr::V4(ip) if surroundings.party.is_some_and(|range| range.contains(ip)) => false,
         ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => {
             !surroundings.public_dht || is_global(ip) || surroundings.networks.contain(ip)
