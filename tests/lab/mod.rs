@@ -12,12 +12,14 @@ mod net;
 mod node;
 mod process;
 mod requirements;
+mod sniffer;
 
 use std::time::{Duration, Instant};
 
 pub(crate) use net::{Host, Lab};
 pub(crate) use node::{Answer, DHT_PROTOCOL, Node, NodeOptions, Relay, binary, virtual_ip};
 pub(crate) use process::{Output, Process};
+pub(crate) use sniffer::Sniffer;
 
 /// Long enough for anything that works at all, also on two busy cores.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
