@@ -159,7 +159,10 @@ fn the_checker_lets_pass_what_is_allowed() {
         ("actors/peer/actor.rs", "use actix::Context; use tokio::time; fn f() { Instant::now(); }"),
         ("actors/peer/machine.rs", "// never names tokio\n/* nor actix */ const WHY: &str = \"unsafe libp2p\";"),
         ("actors/peer/machine.rs", "const Q: char = '\"'; const T: &str = r#\"tokio \" \"#;"),
-        ("actors/peer/machine.rs", "fn f<'a>(x: &'a str) -> &'a str { x }\n#[cfg(test)]\nmod tests { use tokio::time; }"),
+        (
+            "actors/peer/machine.rs",
+            "fn f<'a>(x: &'a str) -> &'a str { x }\n#[cfg(test)]\nmod tests { use tokio::time; }",
+        ),
         ("actors/peer/machine.rs", "#[cfg(test)]\nuse std::thread;\nfn f() {}"),
         ("actors/party/machine.rs", "use crate::store::messages::SaveParty; use crate::wire::NodeId;"),
         ("actors/party/machine.rs", "use crate::store::messages::{GetSetting, SaveParty};"),

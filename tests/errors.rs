@@ -63,7 +63,8 @@ fn one_node_per_data_folder_and_port() {
     let Some(lab) = Lab::new() else { return };
     let host = lab.host("a");
     let node = Node::start(&host, "alice", &NodeOptions::alone());
-    let mut second = Node::launch_in(&host, "again", node.data(), &NodeOptions::alone().with(&["--api", "127.0.0.1:0"]));
+    let mut second =
+        Node::launch_in(&host, "again", node.data(), &NodeOptions::alone().with(&["--api", "127.0.0.1:0"]));
     let ended = second.process().wait(PATIENCE);
     let said = second.said();
     assert!(!ended.success() && said.contains("already running") && said.contains("--data-dir"), "{said}");

@@ -41,7 +41,9 @@ fn kill_9_loses_nothing_that_was_acknowledged() {
     node.kill9();
     node.start_again();
     assert_eq!(node.party()["code"], code.as_str());
-    shown(format!("{rounds} rounds of kill -9 around `party create`: {acknowledged} acknowledged and kept, {cut} cut off; always the same identity"));
+    shown(format!(
+        "{rounds} rounds of kill -9 around `party create`: {acknowledged} acknowledged and kept, {cut} cut off; always the same identity"
+    ));
 }
 
 /// Kill -9 while it starts for the first time: the next start works, whatever was left.
@@ -133,7 +135,9 @@ fn a_damaged_database_never_makes_another_machine() {
             }
         }
     }
-    shown(format!("six damaged databases: {kept} times started with the same identity, {refused} times refused with a message"));
+    shown(format!(
+        "six damaged databases: {kept} times started with the same identity, {refused} times refused with a message"
+    ));
 }
 
 /// A node that was in a party and is stopped, its write-ahead log folded into the database.

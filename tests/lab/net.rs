@@ -124,9 +124,7 @@ impl Lab {
     /// A wire (veth pair) between two namespaces; gives the interface names at both ends.
     pub(crate) fn wire(&self, a: &Host, b: &Host) -> (String, String) {
         let (a_end, b_end) = (a.next_interface(), b.next_interface());
-        ip(&[
-            "link", "add", &a_end, "netns", a.space(), "type", "veth", "peer", "name", &b_end, "netns", b.space(),
-        ]);
+        ip(&["link", "add", &a_end, "netns", a.space(), "type", "veth", "peer", "name", &b_end, "netns", b.space()]);
         a.ip(&["link", "set", &a_end, "up"]);
         b.ip(&["link", "set", &b_end, "up"]);
         (a_end, b_end)
@@ -287,8 +285,7 @@ impl Host {
     /// When `to` answers no ping within `PATIENCE`.
     #[track_caller]
     pub(crate) fn expect_ping(&self, to: Ipv4Addr) -> Duration {
-        self.first_ping(to, super::PATIENCE)
-            .unwrap_or_else(|said| panic!("{} cannot ping {to}:\n{said}", self.name()))
+        self.first_ping(to, super::PATIENCE).unwrap_or_else(|said| panic!("{} cannot ping {to}:\n{said}", self.name()))
     }
 
     /// # Panics

@@ -1,4 +1,5 @@
-//! Enough reading of Rust source to see which paths it names: comments, texts and test code left out, `use` trees unfolded.
+//! Enough reading of Rust source to see which paths it names: comments, texts and test code left out, `use` trees
+//! unfolded.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,13 +13,14 @@ pub(crate) struct Source {
     /// From the root of the repository.
     pub(crate) path: String,
     named: Vec<Named>,
-    /// Names of modules that exist for tests only.
-    test_modules: Vec<String>,
+    /// Files of modules that exist for tests only, as seen from this file's folder.
+    test_files: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
     Word(String),
+    Text(String),
     /// `::`
     Path,
     Mark(char),
@@ -27,13 +29,13 @@ enum Token {
 impl Source {
     pub(crate) fn new(path: &str, text: &str) -> Self {
         let mut tokens = tokens(text);
-        let test_modules = remove_test_items(&mut tokens);
+        let test_files = remove_test_items(&mut tokens);
         let mut named = Vec::new();
         let mut rest = &tokens[..];
         while !rest.is_empty() {
             rest = read_path(rest, &[], &mut named);
         }
-        Self { path: path.into(), named, test_modules }
+        Self { path: path.into(), named, test_files }
     }
 
     /// Lines that name `path` (`tokio`, `Instant::now`): at the start of a path or, with more segments, anywhere in it.
@@ -68,11 +70,10 @@ pub(crate) fn sources(root: &Path, folders: &[&str]) -> Vec<Source> {
     let mut tests = BTreeSet::new();
     for source in &found {
         let folder = Path::new(&source.path).parent().unwrap_or(Path::new(""));
-        for module in &source.test_modules {
-            tests.insert(folder.join(format!("{module}.rs")));
-            tests.insert(folder.join(module).join("mod.rs"));
+        for file in &source.test_files {
+            tests.insert(folder.join(file));
             // `foo.rs` declares modules in `foo/`.
-            tests.insert(Path::new(&source.path).with_extension("").join(format!("{module}.rs")));
+            tests.insert(Path::new(&source.path).with_extension("").join(file));
         }
     }
     found.retain(|source| !tests.contains(Path::new(&source.path)));
@@ -93,7 +94,7 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<Source>) {
     }
 }
 
-/// Words and marks with their lines; comments, texts and characters left out.
+/// Words, texts and marks with their lines; comments, characters, raw and byte texts left out.
 fn tokens(text: &str) -> Vec<(usize, Token)> {
     let chars: Vec<char> = text.chars().collect();
     let mut tokens = Vec::new();
@@ -104,7 +105,12 @@ fn tokens(text: &str) -> Vec<(usize, Token)> {
         match rest {
             ['/', '/', ..] => at += length(rest, |c| c != '\n'),
             ['/', '*', ..] => at += block_comment(rest),
-            ['"', ..] | ['b', '"', ..] => at += quoted(rest, usize::from(rest[0] == 'b')),
+            ['"', ..] => {
+                let end = quoted(rest, 0).min(rest.len());
+                tokens.push((line, Token::Text(rest[1..end.max(2) - 1].iter().collect())));
+                at += end;
+            }
+            ['b', '"', ..] => at += quoted(rest, 1),
             ['r', '"' | '#', ..] | ['b', 'r', '"' | '#', ..] => at += raw_text(rest),
             ['\'', '\\', ..] => at += 2 + 1 + length(&rest[3..], |c| c != '\'') + 1,
             ['\'', _, '\'', ..] => at += 3,
@@ -176,7 +182,7 @@ fn raw_text(chars: &[char]) -> usize {
     found.map_or(chars.len(), |position| body + 1 + position + end.len())
 }
 
-/// Cut out every item under `#[cfg(test)]`; gives the names of the modules that such an item declares without a body.
+/// Cut out every item under `#[cfg(test)]`; gives the files of the modules that such an item declares without a body.
 fn remove_test_items(tokens: &mut Vec<(usize, Token)>) -> Vec<String> {
     let attribute: Vec<Token> = {
         let word = |text: &str| Token::Word(text.into());
@@ -190,7 +196,7 @@ fn remove_test_items(tokens: &mut Vec<(usize, Token)>) -> Vec<String> {
             Token::Mark(']'),
         ]
     };
-    let mut modules = Vec::new();
+    let mut files = Vec::new();
     let starts = |tokens: &[(usize, Token)]| {
         tokens.windows(attribute.len()).position(|part| part.iter().map(|(_, token)| token).eq(&attribute))
     };
@@ -202,7 +208,7 @@ fn remove_test_items(tokens: &mut Vec<(usize, Token)>) -> Vec<String> {
             match token {
                 Token::Mark('{') => depth += 1,
                 Token::Mark('}') => depth = depth.saturating_sub(1),
-                Token::Mark(';') | Token::Mark(_) | Token::Word(_) | Token::Path => {}
+                Token::Mark(_) | Token::Word(_) | Token::Text(_) | Token::Path => {}
             }
             // An item ends with its body, or with a semicolon outside of any braces.
             if depth == 0 && matches!(token, Token::Mark('}' | ';')) {
@@ -210,19 +216,23 @@ fn remove_test_items(tokens: &mut Vec<(usize, Token)>) -> Vec<String> {
                 break;
             }
         }
-        let words = |token: &(usize, Token)| match &token.1 {
-            Token::Word(word) => Some(word.clone()),
-            Token::Path | Token::Mark(_) => None,
-        };
-        let body: Vec<_> = item[..length].to_vec();
-        if body.last().is_some_and(|(_, token)| *token == Token::Mark(';')) {
-            let words: Vec<_> = body.iter().filter_map(words).collect();
-            let module = words.iter().position(|word| word == "mod");
-            modules.extend(module.and_then(|position| words.get(position + 1).cloned()));
+        let body: Vec<&Token> = item[..length].iter().map(|(_, token)| token).collect();
+        match body[..] {
+            [.., Token::Word(keyword), Token::Word(name), Token::Mark(';')] if keyword == "mod" => {
+                // `#[path = "…"]` before it names the file.
+                let path = body.windows(3).find_map(|part| match part {
+                    [Token::Word(path), Token::Mark('='), Token::Text(file)] if path == "path" => Some(file.clone()),
+                    _ => None,
+                });
+                files.extend(
+                    path.map_or_else(|| vec![format!("{name}.rs"), format!("{name}/mod.rs")], |file| vec![file]),
+                );
+            }
+            _ => {}
         }
         tokens.drain(start..start + attribute.len() + length);
     }
-    modules
+    files
 }
 
 /// Read one path, or the tree of paths of a `use`, from the front; gives what follows it.
