@@ -69,7 +69,7 @@ pub(crate) fn sources(root: &Path, folders: &[&str]) -> Vec<Source> {
     }
     let mut tests = BTreeSet::new();
     for source in &found {
-        let folder = Path::new(&source.path).parent().unwrap_or(Path::new(""));
+        let folder = Path::new(&source.path).parent().unwrap_or_else(|| Path::new(""));
         for file in &source.test_files {
             tests.insert(folder.join(file));
             // `foo.rs` declares modules in `foo/`.
