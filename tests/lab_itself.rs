@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{Lab, PATIENCE, shown, until};
+use lab::{Lab, PATIENCE, Sniffer, shown, until};
 
 #[test]
 fn routed_hosts_reach_each_other_through_their_router() {
@@ -39,6 +39,23 @@ fn entering_a_namespace_gives_its_sockets() {
     let mut buffer = [0; 16];
     let (length, from) = receiver.recv_from(&mut buffer).unwrap();
     assert_eq!((&buffer[..length], from.ip()), (&b"hello"[..], a.address().into()));
+}
+
+#[test]
+fn a_sniffer_on_the_router_sees_what_passes() {
+    let Some(lab) = Lab::new() else { return };
+    let router = lab.router("internet");
+    let [a, b] = ["a", "b"].map(|name| {
+        let host = lab.host(name);
+        lab.attach(&router, &host);
+        host
+    });
+    let sniffer = Sniffer::on(&router);
+    let socket = a.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
+    for (datagram, port) in [(&b"one"[..], 5000), (b"other port", 5001), (b"", 5000), (b"two", 5000)] {
+        socket.send_to(datagram, (b.address(), port)).unwrap();
+    }
+    assert_eq!(sniffer.datagrams_to(5000, 10), [&b"one"[..], b"", b"two"]);
 }
 
 #[test]
