@@ -76,4 +76,4 @@ pub fn bind(address: SocketAddr) -> Result<Bound, ApiError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -62,7 +62,7 @@ macro_rules! answers {
 }
 
 answers! {
-    CreateParty => Result<PartyView, PartyError>: |fake, m| fake.fails.clone().map_or_else(|| Ok(party_view(&m.name.unwrap_or("ann's party".into()))), Err);
+    CreateParty => Result<PartyView, PartyError>: |fake, m| fake.fails.clone().map_or_else(|| Ok(party_view(&m.name.unwrap_or_else(|| "ann's party".into()))), Err);
     JoinParty => Result<PartyView, PartyError>: |fake, m| {
         assert!(m.timeout <= Duration::from_secs(600));
         fake.fails.clone().map_or_else(|| Ok(party_view(&m.code_or_link)), Err)
@@ -121,10 +121,10 @@ fn peer_view() -> PeerView {
     }
 }
 
-struct Node {
+pub(crate) struct Node {
     running: Option<Running>,
     token: String,
-    dir: std::path::PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 impl Drop for Node {
@@ -171,7 +171,8 @@ fn node_with(actors: Actors, age: Duration) -> Node {
     Node { running: Some(running), token, dir }
 }
 
-fn in_party() -> Node {
+/// A node whose actors answer as if it were in a party of two. Needs an actix system.
+pub(crate) fn in_party() -> Node {
     node(Fake { in_party: true, fails: None }, Duration::from_secs(60))
 }
 

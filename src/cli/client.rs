@@ -57,10 +57,9 @@ impl Client {
         let written = std::fs::read_to_string(config.data_dir.join(ADDRESS_FILE)).ok();
         let written =
             written.and_then(|text| text.trim().parse::<SocketAddr>().ok()).filter(|at| at.ip().is_loopback());
-        let address = match &args.api {
-            Some(given) => given.0,
-            None => written.unwrap_or(config.api),
-        };
+        // Port 0 says what the node may take, not where it is.
+        let given = args.api.as_ref().map(|given| given.0).filter(|given| given.port() != 0);
+        let address = given.or(written).unwrap_or(config.api);
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             // A proxy from the environment must not see the token.
@@ -190,6 +189,58 @@ pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn client(data_dir: &Path, api: Option<SocketAddr>) -> Client {
+        let args = NodeArgs {
+            api: api.map(crate::config::values::ApiAddr),
+            data_dir: Some(data_dir.to_owned()),
+            config: None,
+        };
+        let places = Places { data: "/nowhere".into(), config: "/nowhere/config.toml".into(), host_name: None };
+        Client::new(&args, &places).unwrap()
+    }
+
+    #[actix_web::test]
+    async fn commands_reach_the_node_that_the_folder_names() {
+        let node = crate::api::tests::in_party();
+        let dir = node.dir.clone();
+        let work = move || {
+            let found = client(&dir, None);
+            let status = found.get("/status").unwrap();
+            assert_eq!(status["api"], found.address().to_string());
+            assert!(super::super::views::status(&read(status).unwrap()).contains("K7QM-2XPA-9DRT"));
+            let body = serde_json::json!({ "peer": "bob" });
+            assert_eq!(found.post("/ping", &body, ANSWER_TIMEOUT).unwrap()["name"], "Bob");
+            let refused = found.post("/ping", &serde_json::json!({ "peer": "eve" }), ANSWER_TIMEOUT).unwrap_err();
+            assert_eq!(refused.kind, Kind::Refused("unknown_peer".into()));
+            assert!(refused.message.contains("lanrage peers"), "{}", refused.message);
+            let elsewhere = client(Path::new("/nowhere"), Some(found.address())).get("/status").unwrap_err();
+            assert_eq!(elsewhere.kind, Kind::NoToken);
+            std::fs::write(dir.join(TOKEN_FILE), "0".repeat(64)).unwrap();
+            let wrong = found.get("/status").unwrap_err();
+            assert_eq!(wrong.kind, Kind::NoToken);
+            assert!(wrong.message.contains("--data-dir"), "{}", wrong.message);
+        };
+        actix_web::web::block(work).await.unwrap();
+    }
+
+    #[test]
+    fn nothing_running_is_said() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let dir = std::env::temp_dir().join(format!("lanrage-client-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let without_token = client(&dir, Some(free)).get("/status").unwrap_err();
+        // As after kill -9: the files are still there.
+        std::fs::write(dir.join(TOKEN_FILE), "0".repeat(64)).unwrap();
+        std::fs::write(dir.join(ADDRESS_FILE), free.to_string()).unwrap();
+        let with_token = client(&dir, None).get("/status").unwrap_err();
+        std::fs::remove_dir_all(&dir).unwrap();
+        for failure in [without_token, with_token] {
+            assert_eq!(failure.kind, Kind::NotRunning);
+            assert!(failure.message.contains(&format!("nothing answers at {free}")), "{}", failure.message);
+            assert!(failure.message.contains("Start it with: lanrage"), "{}", failure.message);
+        }
+    }
 
     #[test]
     fn a_missing_token_is_explained() {

@@ -6,16 +6,24 @@ fn places() -> Places {
     Places { data: "/home/u/data".into(), config: "/nowhere/config.toml".into(), host_name: Some("deck.lan".into()) }
 }
 
+/// A configuration file that goes away with the test.
+struct File(PathBuf);
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn file(text: &str) -> File {
+    let name = format!("lanrage-config-{}-{:?}.toml", std::process::id(), std::thread::current().id());
+    let file = File(std::env::temp_dir().join(name));
+    std::fs::write(&file.0, text).unwrap();
+    file
+}
+
 fn load(text: &str, flags: Layer) -> Result<Config, ConfigError> {
-    let file = std::env::temp_dir().join(format!(
-        "lanrage-config-{}-{:?}.toml",
-        std::process::id(),
-        std::thread::current().id()
-    ));
-    std::fs::write(&file, text).unwrap();
-    let config = Config::load(Some(&file), flags, false, &places());
-    std::fs::remove_file(&file).unwrap();
-    config
+    Config::load(Some(&file(text).0), flags, false, &places())
 }
 
 #[test]
