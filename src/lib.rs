@@ -1,1 +1,7 @@
+//! The program around the actors: configuration, command line, API, composition root.
 
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod system;

@@ -1,1 +1,7 @@
-fn main() {}
+//! `lanrage`, the program. Everything is in the library, so that tests and benches reach it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lanrage::cli::run()
+}

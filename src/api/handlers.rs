@@ -1,0 +1,229 @@
+//! One function per route: ask the actors, shape the answer.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use actix::{Message, Recipient};
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Json};
+use lanrage_actors::discovery::messages::{BootstrapView, DiscoveryView, GetDiscovery};
+use lanrage_actors::nat::messages::GetNat;
+use lanrage_actors::party::messages::{
+    CreateParty, GetParty, JoinParty, KickMember, LeaveParty, ListParties, PartyError,
+};
+use lanrage_actors::peer::messages::{GetPeers, PeerView, Ping};
+use lanrage_actors::tun::messages::GetTun;
+use lanrage_actors::wire::NodeId;
+use serde::Deserialize;
+
+use super::answers::{Doctor, Parts, Pong, Status, Trouble};
+use super::error::Problem;
+use super::server::Shared;
+use crate::system;
+
+type Answer = Result<HttpResponse, Problem>;
+
+/// How long a part may take for a question about its state.
+const QUESTION: Duration = Duration::from_secs(2);
+/// How long a party command may take that waits for the disk and Argon2id, but for nobody else.
+const COMMAND: Duration = Duration::from_secs(30);
+/// What a part gets on top of the time that it was told to take.
+const GRACE: Duration = Duration::from_secs(5);
+const DEFAULT_JOIN_S: u64 = 30;
+const MAX_JOIN_S: u64 = 600;
+const DEFAULT_PING_MS: u64 = 2000;
+const MAX_PING_MS: u64 = 30_000;
+/// Finding the bootstrap peers takes some seconds; before that, missing them is no problem.
+const BOOTSTRAP_PATIENCE: Duration = Duration::from_secs(20);
+
+async fn ask<M>(part: &str, to: &Recipient<M>, message: M, patience: Duration) -> Result<M::Result, Problem>
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    to.send(message).timeout(patience).await.map_err(|error| {
+        let message = match error {
+            actix::MailboxError::Closed => format!("the {part} part of LANrage has stopped; restart LANrage"),
+            actix::MailboxError::Timeout => format!("the {part} part of LANrage did not answer in time; try again"),
+        };
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    })
+}
+
+pub(super) async fn status(shared: Data<Shared>) -> Answer {
+    let (facts, actors) = (&shared.state.facts, &shared.state.actors);
+    let party = ask("party", &actors.get_party, GetParty, QUESTION).await?;
+    let (parts, problems) = parts(&shared).await;
+    Ok(HttpResponse::Ok().json(Status {
+        peer_id: &facts.peer_id,
+        name: &facts.name,
+        version: facts.version,
+        api: shared.address,
+        data_dir: &facts.data_dir,
+        uptime_s: facts.started.elapsed().as_secs(),
+        party,
+        parts,
+        notices: &facts.notices,
+        problems,
+    }))
+}
+
+pub(super) async fn doctor(shared: Data<Shared>) -> Answer {
+    let facts = &shared.state.facts;
+    let (parts, problems) = parts(&shared).await;
+    Ok(HttpResponse::Ok().json(Doctor {
+        version: facts.version,
+        uptime_s: facts.started.elapsed().as_secs(),
+        net_admin: system::has_net_admin(),
+        executable: std::env::current_exe().ok(),
+        mdns: facts.mdns,
+        parts,
+        notices: &facts.notices,
+        problems,
+    }))
+}
+
+/// A part that does not answer is a line among the problems: this is where one looks when something is broken.
+async fn parts(shared: &Shared) -> (Parts, Vec<Trouble>) {
+    let actors = &shared.state.actors;
+    let mut problems = Vec::new();
+    let (tun, nat, discovery) = futures::join!(
+        ask("network device", &actors.get_tun, GetTun, QUESTION),
+        ask("socket", &actors.get_nat, GetNat, QUESTION),
+        ask("discovery", &actors.get_discovery, GetDiscovery, QUESTION),
+    );
+    let mut note = |part, problem: &Problem| problems.push(Trouble { part, message: problem.message.clone() });
+    let parts = Parts {
+        tun: tun.inspect_err(|problem| note("tun", problem)).ok(),
+        nat: nat.inspect_err(|problem| note("nat", problem)).ok(),
+        discovery: discovery.inspect_err(|problem| note("discovery", problem)).ok(),
+    };
+    if let Some(message) = parts.tun.as_ref().and_then(|tun| tun.problem.clone()) {
+        problems.push(Trouble { part: "tun", message });
+    }
+    let patient = shared.state.facts.started.elapsed() < BOOTSTRAP_PATIENCE;
+    if let Some(message) = parts.discovery.as_ref().filter(|_| !patient).and_then(unreached) {
+        problems.push(Trouble { part: "discovery", message });
+    }
+    (parts, problems)
+}
+
+fn unreached(view: &DiscoveryView) -> Option<String> {
+    if view.bootstrap.is_empty() || view.bootstrap.iter().any(|peer| peer.reached) || view.connected_nodes > 0 {
+        return None;
+    }
+    let tried = |peer: &BootstrapView| peer.last_error.as_ref().map(|error| format!(" ({}: {error})", peer.addr));
+    let error = view.bootstrap.iter().find_map(tried).unwrap_or_default();
+    Some(format!(
+        "none of the bootstrap peers could be reached{error}; friends on your local network are found all the same. Check your internet connection, or name other peers with --bootstrap"
+    ))
+}
+
+pub(super) async fn peers(shared: Data<Shared>) -> Answer {
+    Ok(HttpResponse::Ok().json(ask("peer", &shared.state.actors.get_peers, GetPeers, QUESTION).await?))
+}
+
+pub(super) async fn party(shared: Data<Shared>) -> Answer {
+    Ok(HttpResponse::Ok().json(ask("party", &shared.state.actors.get_party, GetParty, QUESTION).await?))
+}
+
+pub(super) async fn parties(shared: Data<Shared>) -> Answer {
+    Ok(HttpResponse::Ok().json(ask("party", &shared.state.actors.list_parties, ListParties, QUESTION).await?))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateBody {
+    #[serde(default)]
+    name: Option<String>,
+}
+
+pub(super) async fn create(shared: Data<Shared>, body: Json<CreateBody>) -> Answer {
+    let message = CreateParty { name: body.into_inner().name };
+    Ok(HttpResponse::Ok().json(ask("party", &shared.state.actors.create_party, message, COMMAND).await??))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct JoinBody {
+    /// A code or an invite link.
+    code: String,
+    #[serde(default)]
+    timeout_s: Option<u64>,
+}
+
+pub(super) async fn join(shared: Data<Shared>, body: Json<JoinBody>) -> Answer {
+    let JoinBody { code, timeout_s } = body.into_inner();
+    let timeout = Duration::from_secs(within("timeout_s", timeout_s.unwrap_or(DEFAULT_JOIN_S), MAX_JOIN_S)?);
+    let message = JoinParty { code_or_link: code, timeout };
+    let patience = timeout + COMMAND;
+    Ok(HttpResponse::Ok().json(ask("party", &shared.state.actors.join_party, message, patience).await??))
+}
+
+pub(super) async fn leave(shared: Data<Shared>) -> Answer {
+    ask("party", &shared.state.actors.leave_party, LeaveParty, COMMAND).await??;
+    Ok(HttpResponse::Ok().json(serde_json::json!({})))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KickBody {
+    /// A name, PeerId or virtual IP.
+    member: String,
+}
+
+pub(super) async fn kick(shared: Data<Shared>, body: Json<KickBody>) -> Answer {
+    let message = KickMember { member: body.into_inner().member };
+    Ok(HttpResponse::Ok().json(ask("party", &shared.state.actors.kick_member, message, COMMAND).await??))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PingBody {
+    /// A name, PeerId or virtual IP.
+    peer: String,
+    #[serde(default)]
+    timeout_ms: Option<u64>,
+}
+
+pub(super) async fn ping(shared: Data<Shared>, body: Json<PingBody>) -> Answer {
+    let PingBody { peer, timeout_ms } = body.into_inner();
+    let timeout = Duration::from_millis(within("timeout_ms", timeout_ms.unwrap_or(DEFAULT_PING_MS), MAX_PING_MS)?);
+    let actors = &shared.state.actors;
+    let peers = ask("peer", &actors.get_peers, GetPeers, QUESTION).await?;
+    let Some(found) = find(&peers, &peer) else {
+        if ask("party", &actors.get_party, GetParty, QUESTION).await?.is_none() {
+            return Err(PartyError::NotInParty.into());
+        }
+        let message = format!("there is nobody called \"{peer}\" in the party; see: lanrage peers");
+        return Err(Problem::new(StatusCode::NOT_FOUND, "unknown_peer", message));
+    };
+    let time = ask("peer", &actors.ping, Ping { node: found.node, timeout }, timeout + GRACE).await??;
+    Ok(HttpResponse::Ok().json(Pong {
+        peer_id: found.node.to_string(),
+        name: found.name.clone(),
+        virtual_ip: found.virtual_ip,
+        path: found.path.clone(),
+        time_ms: time.as_nanos() as f64 / 1e6,
+    }))
+}
+
+/// By virtual IP, PeerId, or name whatever its case.
+fn find<'a>(peers: &'a [PeerView], text: &str) -> Option<&'a PeerView> {
+    if let Ok(ip) = text.parse::<Ipv4Addr>() {
+        return peers.iter().find(|peer| peer.virtual_ip == ip);
+    }
+    if let Ok(node) = text.parse::<NodeId>() {
+        return peers.iter().find(|peer| peer.node == node);
+    }
+    let same = |peer: &&PeerView| peer.name.to_lowercase() == text.to_lowercase();
+    peers.iter().find(|peer| peer.name == text).or_else(|| peers.iter().find(same))
+}
+
+fn within(key: &str, value: u64, most: u64) -> Result<u64, Problem> {
+    if value == 0 || value > most {
+        return Err(Problem::bad_request(format!("`{key}` must be between 1 and {most}, not {value}")));
+    }
+    Ok(value)
+}

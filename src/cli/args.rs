@@ -1,0 +1,281 @@
+//! Commands and flags, with the help that players read.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::values::{ApiAddr, BootstrapAddr, DhtProtocol};
+use crate::config::{Layer, RelayFlags};
+
+const EXAMPLES: &str = "\
+Your first party:
+  lanrage                            start LANrage and leave it running
+  lanrage party create               (in another terminal) get a code for your friends
+  lanrage party join K7QM-2XPA-9DRT  what your friends type
+  lanrage peers                      who is there, and how far away
+Then start the game and look for it in its LAN list.
+
+If something does not work: lanrage doctor";
+
+/// Play LAN games with friends over the internet: start it, share a party code, be on one LAN.
+#[derive(Debug, Parser)]
+#[command(name = "lanrage", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+    #[command(flatten)]
+    pub(super) up: UpArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Start LANrage in this terminal (the same as just `lanrage`); stop it with Ctrl+C
+    #[command(
+        after_help = "Examples:\n  lanrage up\n  lanrage up --name Ann\n  lanrage up --data-dir ./second --api 127.0.0.1:8667   a second node on this computer"
+    )]
+    Up(UpArgs),
+    /// Create, join, leave and manage parties
+    #[command(subcommand)]
+    Party(PartyCommand),
+    /// Show whether LANrage runs, your party, your address in it, and what is wrong
+    Status(AskArgs),
+    /// Show the others in the party: address, connection, ping
+    Peers(AskArgs),
+    /// Measure the time to a friend's computer and back
+    #[command(after_help = "Examples:\n  lanrage ping bob\n  lanrage ping 10.66.3.4 -c 20")]
+    Ping(PingArgs),
+    /// Run a public helper node without a party, on a server that everybody can reach
+    #[command(
+        after_help = "Example:\n  lanrage relay --public-ip 203.0.113.5\nIt prints its addresses; players use one with: lanrage up --bootstrap ADDRESS"
+    )]
+    Relay(RelayArgs),
+    /// Look for what keeps LANrage from working, and say how to fix it
+    Doctor(AskArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpArgs {
+    #[command(flatten)]
+    pub(super) layer: Layer,
+    /// Configuration file [default: ~/.config/lanrage/config.toml; root: /etc/lanrage/config.toml]
+    #[arg(long, env = "LANRAGE_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    // No variable and no key: it would give a new identity at every start.
+    /// Set the stored identity aside and start with a new one (your friends see a new computer)
+    #[arg(long)]
+    pub(super) new_identity: bool,
+}
+
+/// Which running node is meant.
+#[derive(Debug, Clone, Args)]
+pub(super) struct NodeArgs {
+    /// Address of the running LANrage [default: the one it wrote to its data folder]
+    #[arg(long, env = "LANRAGE_API", value_name = "ADDR:PORT")]
+    pub(super) api: Option<ApiAddr>,
+    /// Data folder of the running LANrage
+    #[arg(long, env = "LANRAGE_DATA_DIR", value_name = "FOLDER")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// Configuration file of the running LANrage
+    #[arg(long, env = "LANRAGE_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct AskArgs {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PartyCommand {
+    /// Start a party and get its code
+    #[command(after_help = "Example:\n  lanrage party create --name \"Friday night\"")]
+    Create {
+        /// What the party is called [default: your name's party]
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Join a friend's party
+    #[command(
+        after_help = "Examples:\n  lanrage party join K7QM-2XPA-9DRT\n  lanrage party join k7qm2xpa9drt                  (spelling is forgiven)\n  lanrage party join 'lanrage://join/K7QM…?via=…'  (an invite link finds the party faster)"
+    )]
+    Join {
+        /// The party's code, or an invite link
+        #[arg(value_name = "CODE|LINK")]
+        code: String,
+        /// How long to look for the party
+        #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
+        wait: u64,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Leave the party; its code stays good for coming back
+    Leave {
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// List the parties that this computer remembers
+    List(AskArgs),
+    /// Remove somebody from your party (host only); the party gets a new code
+    Kick {
+        /// Name, virtual IP or PeerId
+        name: String,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PingArgs {
+    /// Name, virtual IP or PeerId
+    #[arg(value_name = "PEER")]
+    pub(super) peer: String,
+    /// How often
+    #[arg(short = 'c', long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) count: u32,
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RelayArgs {
+    /// Folder for the relay's identity [default: ~/.local/share/lanrage-relay; root: /var/lib/lanrage-relay]
+    #[arg(long, env = "LANRAGE_DATA_DIR", value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+    /// TCP and UDP port that others reach it at [default: 4001]
+    #[arg(long, env = "LANRAGE_P2P_PORT", value_name = "PORT")]
+    p2p_port: Option<u16>,
+    /// UDP port for relayed game traffic [default: picked at the first start, then kept]
+    #[arg(long, env = "LANRAGE_LISTEN_PORT", value_name = "PORT")]
+    listen_port: Option<u16>,
+    /// Address under which it is reached from the internet; may be repeated [default: found out]
+    #[arg(long, env = "LANRAGE_PUBLIC_IP", value_name = "IP", value_delimiter = ',')]
+    public_ip: Vec<IpAddr>,
+    /// Protocol name of the DHT; the same for everybody in a party [default: /ipfs/kad/1.0.0]
+    #[arg(long, env = "LANRAGE_DHT_PROTOCOL", value_name = "NAME")]
+    dht_protocol: Option<DhtProtocol>,
+    /// Another peer of the DHT to start from; may be repeated
+    #[arg(long, env = "LANRAGE_BOOTSTRAP", value_name = "MULTIADDR", value_delimiter = ',')]
+    bootstrap: Option<Vec<BootstrapAddr>>,
+    /// Do not connect to the public bootstrap peers
+    #[arg(long, env = "LANRAGE_NO_DEFAULT_BOOTSTRAP", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    no_default_bootstrap: Option<bool>,
+    /// What to write to the error output: error, warn, info, debug, trace
+    #[arg(long, env = "LANRAGE_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// Configuration file, for the DHT's protocol, bootstrap peers and the log
+    #[arg(long, env = "LANRAGE_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+}
+
+impl RelayArgs {
+    pub(super) fn into_flags(self) -> RelayFlags {
+        RelayFlags {
+            data_dir: self.data_dir,
+            p2p_port: self.p2p_port,
+            listen_port: self.listen_port,
+            public_ips: self.public_ip,
+            shared: Layer {
+                bootstrap: self.bootstrap,
+                no_default_bootstrap: self.no_default_bootstrap,
+                dht_protocol: self.dht_protocol,
+                log: self.log,
+                ..Layer::default()
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn up_is_the_default() {
+        let cli = parse("lanrage --name ann --no-mdns --no-default-bootstrap --listen-port 7 --new-identity");
+        assert!(cli.command.is_none());
+        assert_eq!(cli.up.layer.name.map(|name| name.0).as_deref(), Some("ann"));
+        assert_eq!((cli.up.layer.no_mdns, cli.up.layer.no_default_bootstrap), (Some(true), Some(true)));
+        assert_eq!((cli.up.layer.listen_port, cli.up.new_identity), (Some(7), true));
+        let Some(Command::Up(up)) =
+            parse("lanrage up --bootstrap /ip4/1.2.3.4/tcp/1/p2p/Qa --bootstrap /dns/a/p2p/Qb --no-mdns=false").command
+        else {
+            panic!("not up")
+        };
+        assert_eq!(up.layer.bootstrap.map(|list| list.len()), Some(2));
+        assert_eq!(up.layer.no_mdns, Some(false));
+        assert!(parse("lanrage").up.layer.mtu.is_none());
+    }
+
+    #[test]
+    fn commands() {
+        let Some(Command::Party(PartyCommand::Join { code, wait, ask })) =
+            parse("lanrage party join K7QM-2XPA-9DRT --wait 5 --json --data-dir /d").command
+        else {
+            panic!("not join")
+        };
+        assert_eq!((code.as_str(), wait, ask.json), ("K7QM-2XPA-9DRT", 5, true));
+        assert_eq!(ask.node.data_dir, Some("/d".into()));
+        let Some(Command::Ping(ping)) = parse("lanrage ping bob -c 9").command else { panic!("not ping") };
+        assert_eq!((ping.peer.as_str(), ping.count), ("bob", 9));
+        let Some(Command::Relay(relay)) =
+            parse("lanrage relay --public-ip 203.0.113.5 --public-ip 2001:db8::1 --p2p-port 0 --dht-protocol /x/1")
+                .command
+        else {
+            panic!("not relay")
+        };
+        let flags = relay.into_flags();
+        assert_eq!((flags.public_ips.len(), flags.p2p_port), (2, Some(0)));
+        for line in [
+            "party create --name x",
+            "party leave",
+            "party list --json",
+            "party kick bob",
+            "status --json",
+            "peers",
+            "doctor --api [::1]:9",
+        ] {
+            parse(&format!("lanrage {line}"));
+        }
+        for bad in [
+            "up --api 0.0.0.0:1",
+            "status --api 10.0.0.1:1",
+            "up --mtu 9000",
+            "party join",
+            "ping",
+            "party join x --wait 0",
+            "--bogus",
+        ] {
+            assert!(Cli::try_parse_from(format!("lanrage {bad}").split(' ')).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_command_and_flag_is_explained() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}

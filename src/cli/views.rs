@@ -1,0 +1,273 @@
+//! What the commands read from the node's answers, and how they show it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde::Deserialize;
+
+use super::print::{clean, table};
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Status {
+    peer_id: String,
+    name: String,
+    version: String,
+    api: SocketAddr,
+    party: Option<Party>,
+    tun: Option<Tun>,
+    notices: Vec<String>,
+    problems: Vec<Trouble>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Tun {
+    pub(super) name: String,
+    pub(super) mtu: u16,
+    pub(super) state: String,
+    pub(super) problem: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Trouble {
+    pub(super) message: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Party {
+    pub(super) name: String,
+    pub(super) code: String,
+    pub(super) link: String,
+    pub(super) virtual_ip: Ipv4Addr,
+    pub(super) host: String,
+    pub(super) members: Vec<Member>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Member {
+    name: String,
+    virtual_ip: Ipv4Addr,
+    host: bool,
+    me: bool,
+    online: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Remembered {
+    name: String,
+    code: Option<String>,
+    members: usize,
+    virtual_ip: Ipv4Addr,
+    state: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Path {
+    pub(super) kind: String,
+    pub(super) endpoint: Option<SocketAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Peer {
+    name: String,
+    virtual_ip: Ipv4Addr,
+    connected: bool,
+    path: Path,
+    rtt_ms: Option<f64>,
+    rx_bytes: u64,
+    tx_bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Pong {
+    pub(super) name: String,
+    pub(super) virtual_ip: Ipv4Addr,
+    pub(super) path: Path,
+    pub(super) time_ms: f64,
+}
+
+pub(super) fn status(status: &Status) -> String {
+    let row = |key: &str, value: String| vec![key.to_owned(), value];
+    let mut rows = vec![
+        row("LANrage", format!("{}, API at {}", status.version, status.api)),
+        row("you", format!("{} ({})", clean(&status.name), status.peer_id)),
+    ];
+    if let Some(party) = &status.party {
+        rows.push(row("party", format!("{}, host {}", clean(&party.name), clean(&party.host))));
+        rows.push(row("code", party.code.clone()));
+        rows.push(row("virtual IP", party.virtual_ip.to_string()));
+    } else {
+        rows.push(row("party", "none; lanrage party create, or lanrage party join CODE".to_owned()));
+    }
+    if let Some(tun) = &status.tun {
+        rows.push(row("device", format!("{}: {} (MTU {})", tun.name, device_state(&tun.state), tun.mtu)));
+    }
+    let mut text = table(&rows);
+    if let Some(party) = &status.party {
+        text.push_str("\n\nmembers\n");
+        text.push_str(&members(party));
+    }
+    for notice in &status.notices {
+        text.push_str(&format!("\n\nnote: {}", clean(notice)));
+    }
+    for problem in &status.problems {
+        text.push_str(&format!("\n\nproblem: {}", clean(&problem.message)));
+    }
+    text
+}
+
+fn device_state(state: &str) -> &str {
+    match state {
+        "idle" => "not needed without a party",
+        "up" => "up",
+        "no_permission" => "not allowed",
+        "range_clash" => "address clash",
+        other => other,
+    }
+}
+
+pub(super) fn members(party: &Party) -> String {
+    let rows: Vec<Vec<String>> = party.members.iter().map(member).collect();
+    table(&rows)
+}
+
+fn member(member: &Member) -> Vec<String> {
+    let marks = [(member.me, "you"), (member.host, "host"), (!member.online, "offline")];
+    let marks: Vec<&str> = marks.into_iter().filter_map(|(holds, mark)| holds.then_some(mark)).collect();
+    vec![format!("  {}", clean(&member.name)), member.virtual_ip.to_string(), marks.join(", ")]
+}
+
+pub(super) fn created(party: &Party) -> String {
+    format!(
+        "The party \"{}\" is open. Your virtual IP is {}.\n\n  {}\n\nTell your friends this code; they type: lanrage party join {}\nOr send them this link, which finds you faster: {}",
+        clean(&party.name),
+        party.virtual_ip,
+        party.code,
+        party.code,
+        clean(&party.link)
+    )
+}
+
+pub(super) fn joined(party: &Party) -> String {
+    format!(
+        "You are in the party \"{}\" (host {}). Your virtual IP is {}.\n\n{}\n\nStart the game and look in its LAN list.",
+        clean(&party.name),
+        clean(&party.host),
+        party.virtual_ip,
+        members(party)
+    )
+}
+
+pub(super) fn kicked(party: &Party, who: &str) -> String {
+    format!("{} is out. The party's new code is {}", clean(who), party.code)
+}
+
+pub(super) fn remembered(parties: &[Remembered]) -> String {
+    if parties.is_empty() {
+        return "No parties yet. Start one with: lanrage party create".to_owned();
+    }
+    let head = ["party", "code", "state", "members", "your virtual IP"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(parties.iter().map(|party| {
+        vec![
+            clean(&party.name),
+            party.code.clone().unwrap_or_else(|| "-".to_owned()),
+            party.state.clone(),
+            party.members.to_string(),
+            party.virtual_ip.to_string(),
+        ]
+    }));
+    table(&rows)
+}
+
+pub(super) fn peers(peers: &[Peer]) -> String {
+    if peers.is_empty() {
+        return "Nobody else is here. Your friends join with the party's code; see: lanrage status".to_owned();
+    }
+    let head = ["name", "virtual IP", "connection", "ping", "received", "sent"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(peers.iter().map(|peer| {
+        vec![
+            clean(&peer.name),
+            peer.virtual_ip.to_string(),
+            if peer.connected { path(&peer.path) } else { "not connected".to_owned() },
+            peer.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms")),
+            bytes(peer.rx_bytes),
+            bytes(peer.tx_bytes),
+        ]
+    }));
+    table(&rows)
+}
+
+pub(super) fn path(path: &Path) -> String {
+    path.endpoint.map_or_else(|| path.kind.clone(), |endpoint| format!("{} {endpoint}", path.kind))
+}
+
+pub(super) fn pong(pong: &Pong, seq: u32) -> String {
+    let Pong { name, virtual_ip, path: over, time_ms } = pong;
+    format!("reply from {} ({virtual_ip}) via {}: seq={seq} time={time_ms:.2} ms", clean(name), path(over))
+}
+
+fn bytes(count: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut value = count as f64;
+    let mut unit = "B";
+    for next in units {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1000.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn status_reads_well() {
+        let value = json!({
+            "peer_id": "12D3KooWx", "name": "ann", "version": "0.1.0", "api": "127.0.0.1:8666",
+            "tun": {"name": "lanrage0", "mtu": 1360, "state": "no_permission", "problem": "p"},
+            "party": {"id": "00", "name": "ann's", "code": "K7QM-2XPA-9DRT", "link": "lanrage://join/x", "virtual_ip": "10.66.0.1",
+                "host": "ann", "members": [
+                    {"name": "ann", "virtual_ip": "10.66.0.1", "host": true, "me": true, "online": true},
+                    {"name": "b\u{1b}ob", "virtual_ip": "10.66.0.2", "host": false, "me": false, "online": false}]},
+            "notices": ["old database set aside"], "problems": [{"part": "tun", "message": "run setcap"}],
+        });
+        let text = status(&serde_json::from_value(value).unwrap());
+        for part in [
+            "code        K7QM-2XPA-9DRT",
+            "virtual IP  10.66.0.1",
+            "lanrage0: not allowed (MTU 1360)",
+            "  ann   10.66.0.1  you, host",
+            "  b?ob  10.66.0.2  offline",
+            "note: old database",
+            "problem: run setcap",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        let alone = json!({"peer_id": "p", "name": "n", "version": "1", "api": "[::1]:1", "tun": null, "party": null, "notices": [], "problems": []});
+        assert!(status(&serde_json::from_value(alone).unwrap()).contains("lanrage party create"));
+    }
+
+    #[test]
+    fn peers_and_pings_read_well() {
+        let peer = json!({"name": "bob", "virtual_ip": "10.66.3.4", "connected": true, "rtt_ms": 0.84, "rx_bytes": 999, "tx_bytes": 1_234_567,
+            "path": {"kind": "direct", "endpoint": "203.0.113.5:41641"}});
+        let gone = json!({"name": "eve", "virtual_ip": "10.66.3.5", "connected": false, "rtt_ms": null, "rx_bytes": 0, "tx_bytes": 0,
+            "path": {"kind": "none", "endpoint": null}});
+        let text = peers(&serde_json::from_value::<Vec<Peer>>(json!([peer, gone])).unwrap());
+        assert!(text.contains("bob   10.66.3.4   direct 203.0.113.5:41641  0.8 ms  999 B     1.2 MB"), "{text}");
+        assert!(text.contains("eve   10.66.3.5   not connected"), "{text}");
+        assert!(peers(&[]).contains("Nobody else"));
+        let value = json!({"peer_id": "p", "name": "bob", "virtual_ip": "10.66.3.4", "path": {"kind": "direct", "endpoint": "203.0.113.5:41641"}, "time_ms": 0.8404});
+        assert_eq!(
+            pong(&serde_json::from_value(value).unwrap(), 1),
+            "reply from bob (10.66.3.4) via direct 203.0.113.5:41641: seq=1 time=0.84 ms"
+        );
+        assert_eq!(bytes(u64::MAX), "18.4 EB");
+    }
+}
