@@ -1,0 +1,64 @@
+//! `lanrage relay`: a headless public node that serves the DHT and circuit relays.
+
+use std::io::Write as _;
+
+use actix::prelude::*;
+use lanrage_actors::discovery::messages::Listening;
+use lanrage_actors::discovery::{BindDiscovery, DiscoveryActor, DiscoveryConfig, Role};
+use lanrage_actors::store::{IdentityPolicy, Store};
+
+use super::{data_sockets, wait_for_stop, wiring};
+use crate::cli::print;
+use crate::config::RelayConfig;
+
+/// Prints each address as soon as the node listens on it: scripts wait for these lines.
+struct Printer;
+
+impl Actor for Printer {
+    type Context = Context<Self>;
+}
+
+impl Handler<Listening> for Printer {
+    type Result = ();
+
+    fn handle(&mut self, Listening(addr): Listening, _: &mut Self::Context) {
+        print::line(&addr);
+        let _ = std::io::stdout().flush();
+    }
+}
+
+pub(super) async fn run(config: RelayConfig) -> Result<(), String> {
+    let opened = Store::open(&config.data_dir, IdentityPolicy::Keep).map_err(|error| error.to_string())?;
+    let mut store = opened.store;
+    let mut notices = opened.notices;
+    let identity = store.identity().map_err(|error| error.to_string())?;
+    // Held from the start, so that the port stays this relay's: the data relay will answer on it.
+    let data_port = data_sockets(&mut store, config.listen_port, &mut notices)?;
+    for notice in &notices {
+        print::notice(notice);
+    }
+    let control = Arbiter::new();
+    let discovery_config = DiscoveryConfig {
+        role: Role::Relay,
+        port: config.p2p_port,
+        bootstrap: config.bootstrap,
+        dht_protocol: config.dht_protocol,
+        mdns: false,
+        public_ips: config.public_ips,
+    };
+    let signing = identity.signing;
+    let discovery = wiring::on(&control, move || async move {
+        let actor = DiscoveryActor::new(discovery_config, signing).map_err(|error| error.to_string())?;
+        Ok(actor.start())
+    })
+    .await?;
+    let printer = Printer.start();
+    discovery
+        .send(BindDiscovery { links: None, listening: Some(printer.recipient()) })
+        .await
+        .map_err(|error| format!("the relay could not be started: {error}"))?;
+    tracing::info!(data_port = data_port.port(), "relay running");
+    wait_for_stop().await?;
+    control.stop();
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! Which actor knows which.
+
+use std::future::Future;
+use std::time::Duration;
+
+use actix::prelude::*;
+use boringtun::x25519;
+use ed25519_dalek::SigningKey;
+use futures::channel::oneshot;
+use lanrage_actors::discovery::{self, BindDiscovery, DiscoveryActor, DiscoveryConfig};
+use lanrage_actors::nat::{BoundSockets, NatActor, Sockets};
+use lanrage_actors::party::{self, BindParty, PartyActor, PartyConfig, StartParty};
+use lanrage_actors::peer::{self, BindPeers, OwnIdentity, PeerSupervisor};
+use lanrage_actors::store::messages::StoredParty;
+use lanrage_actors::store::{Identity, Store, StoreActor};
+use lanrage_actors::tun::actor::{TunActor, TunConfig};
+use lanrage_actors::tun::linux::LinuxFactory;
+use lanrage_actors::tun::messages::SetAddress;
+use lanrage_actors::wire::{Ipv4Range, NodeId, WgPublicKey};
+
+use crate::api;
+
+/// What the actors are made of.
+pub(super) struct Data {
+    pub(super) store: Store,
+    pub(super) stored: Vec<StoredParty>,
+    pub(super) sockets: BoundSockets,
+    pub(super) discovery: DiscoveryConfig,
+    pub(super) name: String,
+    pub(super) range: Ipv4Range,
+    pub(super) tun: String,
+    pub(super) mtu: u16,
+}
+
+/// The running actors.
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) party: Addr<PartyActor>,
+    pub(super) tun: Addr<TunActor>,
+    nat: Addr<NatActor>,
+    peers: Addr<PeerSupervisor>,
+    discovery: Addr<DiscoveryActor>,
+    arbiters: [Arbiter; 3],
+}
+
+/// Random bytes of the system.
+pub(super) fn seed() -> Result<[u8; 32], String> {
+    Identity::generate().map(|identity| identity.signing)
+}
+
+/// Runs `make` on the thread of `arbiter`: what it makes may need the runtime there.
+pub(super) async fn on<T: Send + 'static, F>(
+    arbiter: &Arbiter,
+    make: impl FnOnce() -> F + Send + 'static,
+) -> Result<T, String>
+where
+    F: Future<Output = Result<T, String>> + 'static,
+{
+    let (sender, receiver) = oneshot::channel();
+    arbiter.spawn_fn(move || {
+        actix::spawn(async move {
+            let _ = sender.send(make().await);
+        });
+    });
+    receiver.await.map_err(|_| "a thread of LANrage ended while it was starting".to_owned())?
+}
+
+impl Node {
+    pub(super) async fn start(data: Data, identity: &Identity) -> Result<Self, String> {
+        let signing = SigningKey::from_bytes(&identity.signing);
+        let id = NodeId(signing.verifying_key().to_bytes());
+        let wg_secret = x25519::StaticSecret::from(identity.wireguard);
+        let wg_key = WgPublicKey(x25519::PublicKey::from(&wg_secret).to_bytes());
+
+        // The data path shares one arbiter: a hop within one costs a thirtieth of a hop between two.
+        let data_path = Arbiter::new();
+        let control = Arbiter::new();
+        let disk = Arbiter::new();
+
+        let store = data.store;
+        let store = StoreActor::start_in_arbiter(&disk.handle(), move |_| StoreActor::new(store));
+        let own = OwnIdentity { node: id, wg_secret: wg_secret.clone() };
+        let peers_seed = seed()?;
+        let peers =
+            PeerSupervisor::start_in_arbiter(&data_path.handle(), move |_| PeerSupervisor::new(own, peers_seed));
+        let tun_config = TunConfig { name: data.tun.clone(), mtu: data.mtu };
+        let tun = TunActor::start_in_arbiter(&data_path.handle(), move |_| {
+            TunActor::new(tun_config, Box::new(LinuxFactory::default()))
+        });
+        let (discovery_config, discovery_seed) = (data.discovery, identity.signing);
+        let discovery = on(&control, move || async move {
+            let actor = DiscoveryActor::new(discovery_config, discovery_seed).map_err(|error| error.to_string())?;
+            Ok(actor.start())
+        })
+        .await?;
+        let party_config = PartyConfig::new(signing, wg_key, data.name, data.range, seed()?);
+        let stored = data.stored;
+        let party =
+            PartyActor::start_in_arbiter(&control.handle(), move |_| PartyActor::new(party_config, &stored));
+        let (sockets, device) = (data.sockets, data.tun);
+        let candidates = party.clone().recipient();
+        let networks = vec![peers.clone().recipient(), discovery.clone().recipient()];
+        let nat = on(&data_path, move || async move {
+            let port = sockets.port();
+            let sockets = Sockets::new(sockets).map_err(|error| format!("the data socket cannot be used: {error}"))?;
+            Ok(NatActor::new(sockets, port, wg_secret, device, candidates, networks).start())
+        })
+        .await?;
+
+        let node = Self { id, party, tun, nat, peers, discovery, arbiters: [data_path, control, disk] };
+        node.connect(store).await.map_err(|error| format!("the parts of LANrage could not be connected: {error}"))?;
+        Ok(node)
+    }
+
+    async fn connect(&self, store: Addr<StoreActor>) -> Result<(), MailboxError> {
+        self.peers
+            .send(BindPeers(peer::Links {
+                transmit: self.nat.clone().recipient(),
+                register: self.nat.clone().recipient(),
+                unregister: self.nat.clone().recipient(),
+                deliver: self.tun.clone().recipient(),
+                add_route: self.tun.clone().recipient(),
+                remove_route: self.tun.clone().recipient(),
+            }))
+            .await?;
+        let links = discovery::Links {
+            opened: self.party.clone().recipient(),
+            frame: self.party.clone().recipient(),
+            closed: self.party.clone().recipient(),
+            own_addrs: self.party.clone().recipient(),
+        };
+        self.discovery.send(BindDiscovery { links: Some(links), listening: None }).await?;
+        self.party
+            .send(BindParty(party::Links {
+                seek: self.discovery.clone().recipient(),
+                send_frame: self.discovery.clone().recipient(),
+                close_link: self.discovery.clone().recipient(),
+                set_peers: self.peers.clone().recipient(),
+                set_address: vec![
+                    self.tun.clone().recipient(),
+                    self.nat.clone().recipient(),
+                    self.discovery.clone().recipient(),
+                ],
+                save: store.recipient(),
+                discovery: self.discovery.clone().recipient(),
+            }))
+            .await?;
+        self.party.send(StartParty).await
+    }
+
+    pub(super) fn api_actors(&self) -> api::Actors {
+        api::Actors {
+            get_party: self.party.clone().recipient(),
+            list_parties: self.party.clone().recipient(),
+            create_party: self.party.clone().recipient(),
+            join_party: self.party.clone().recipient(),
+            leave_party: self.party.clone().recipient(),
+            kick_member: self.party.clone().recipient(),
+            get_peers: self.peers.clone().recipient(),
+            ping: self.peers.clone().recipient(),
+            get_tun: self.tun.clone().recipient(),
+            get_nat: self.nat.clone().recipient(),
+            get_discovery: self.discovery.clone().recipient(),
+        }
+    }
+
+    /// Closes the device and ends the threads; the party remembers this machine as a member that is away.
+    pub(super) async fn stop(self, within: Duration) {
+        let _ = tokio::time::timeout(within, self.tun.send(SetAddress(None))).await;
+        for arbiter in &self.arbiters {
+            arbiter.stop();
+        }
+    }
+}
