@@ -1,6 +1,7 @@
 //! Ids, packet batches and IP packet views: the leaf that every concern may use.
 
 mod batch;
+pub mod icmp;
 mod ids;
 pub mod ip;
 
