@@ -49,15 +49,13 @@ pub enum ReadError {
     Gone(#[source] io::Error),
 }
 
-/// What became of a batch.
+/// What became of a batch. The packets that are counted nowhere were refused by the device.
 #[derive(Debug, Default)]
 pub struct WriteReport {
     pub packets: u64,
     pub bytes: u64,
     /// Not IPv4, or shorter than they say.
     pub malformed: u64,
-    /// Refused by the device.
-    pub refused: u64,
     /// The device was deleted or is down: it must be opened anew.
     pub gone: Option<io::Error>,
 }

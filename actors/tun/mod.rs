@@ -1,7 +1,11 @@
 //! The virtual network device and the virtual IP → peer table.
 
 pub mod coalesce;
+pub mod actor;
 pub mod device;
+mod lifecycle;
+#[cfg(target_os = "linux")]
+pub mod linux;
 pub mod messages;
 pub mod offload;
 pub mod routes;

@@ -15,7 +15,7 @@ struct Entry<P> {
 }
 
 /// Routes in the order of their addresses. `P` is how a peer is reached.
-pub struct RouteTable<P> {
+pub(super) struct RouteTable<P> {
     entries: Vec<Entry<P>>,
     /// How many entries have a batch begun.
     pending: usize,
@@ -30,7 +30,7 @@ impl<P> Default for RouteTable<P> {
 impl<P> RouteTable<P> {
     /// Returns false when there are too many routes.
     #[must_use]
-    pub fn insert(&mut self, ip: Ipv4Addr, peer: P) -> bool {
+    pub(super) fn insert(&mut self, ip: Ipv4Addr, peer: P) -> bool {
         match self.find(ip) {
             Ok(index) => self.entries[index].peer = peer,
             Err(_) if self.entries.len() >= MAX_ROUTES => return false,
@@ -39,7 +39,7 @@ impl<P> RouteTable<P> {
         true
     }
 
-    pub fn remove(&mut self, ip: Ipv4Addr) {
+    pub(super) fn remove(&mut self, ip: Ipv4Addr) {
         if let Ok(index) = self.find(ip) {
             let entry = self.entries.remove(index);
             self.pending -= usize::from(entry.batch.is_some());
@@ -49,7 +49,7 @@ impl<P> RouteTable<P> {
     /// Adds `segments` to the batch of the peer that has their destination; batches that are full on the way are handed
     /// to `send`. Returns false when no peer has it.
     #[must_use]
-    pub fn push(&mut self, mut segments: Segments<'_>, mut send: impl FnMut(&P, PacketBatch)) -> bool {
+    pub(super) fn push(&mut self, mut segments: Segments<'_>, mut send: impl FnMut(&P, PacketBatch)) -> bool {
         let Ok(index) = self.find(segments.packet().destination()) else { return false };
         let entry = &mut self.entries[index];
         loop {
@@ -67,7 +67,7 @@ impl<P> RouteTable<P> {
     }
 
     /// Hands out what has been gathered, one batch a peer.
-    pub fn flush(&mut self, mut send: impl FnMut(&P, PacketBatch)) {
+    pub(super) fn flush(&mut self, mut send: impl FnMut(&P, PacketBatch)) {
         for entry in &mut self.entries {
             if self.pending == 0 {
                 return;
