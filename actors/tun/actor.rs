@@ -117,7 +117,8 @@ impl TunActor {
                 ctx.spawn(ReadLoop { generation: self.generation });
             }
             Err(error) => {
-                let exe = std::env::current_exe().map_or_else(|_| "lanrage".to_owned(), |path| path.display().to_string());
+                let exe =
+                    std::env::current_exe().map_or_else(|_| "lanrage".to_owned(), |path| path.display().to_string());
                 self.lifecycle.refused(now(), name, &exe, &error);
             }
         }

@@ -1,4 +1,6 @@
 //! TunActor with a device of channels.
+// The mocks are tests too, which the clippy settings for test functions do not see.
+#![allow(clippy::unwrap_in_result)]
 
 use std::collections::VecDeque;
 use std::io;
@@ -257,7 +259,8 @@ async fn deliver_writes_and_without_a_device_counts() {
 
 #[actix::test]
 async fn a_missing_right_is_said_and_the_device_comes_up_when_it_is_there() {
-    let refusals = VecDeque::from([OpenError::Capability, OpenError::Capability, OpenError::NodeMissing("/dev/net/tun")]);
+    let refusals =
+        VecDeque::from([OpenError::Capability, OpenError::Capability, OpenError::NodeMissing("/dev/net/tun")]);
     let bench = Bench::new(World { refusals, ..World::default() });
     assert_eq!(bench.view().await.state, TunState::Idle);
     bench.tun.send(SetAddress(Some(OWN))).await.unwrap();

@@ -51,14 +51,7 @@ pub(super) struct Lifecycle {
 
 impl Lifecycle {
     pub(super) fn new(retry_after: RetryAfter) -> Self {
-        Self {
-            retry_after,
-            wanted: None,
-            state: TunState::Idle,
-            problem: None,
-            retry_at: None,
-            unreported: false,
-        }
+        Self { retry_after, wanted: None, state: TunState::Idle, problem: None, retry_at: None, unreported: false }
     }
 
     pub(super) fn state(&self) -> TunState {
@@ -148,10 +141,9 @@ fn describe(name: &str, exe: &str, error: &OpenError) -> (TunState, String) {
                  program cannot gain the right)"
             ),
         ),
-        OpenError::NodeForbidden(node) => (
-            TunState::NoPermission,
-            format!("no permission to open {node}; run: sudo chmod a+rw {node} && {setcap}"),
-        ),
+        OpenError::NodeForbidden(node) => {
+            (TunState::NoPermission, format!("no permission to open {node}; run: sudo chmod a+rw {node} && {setcap}"))
+        }
         OpenError::NodeMissing(node) => {
             (TunState::NoPermission, format!("{node} does not exist; run: sudo modprobe tun"))
         }

@@ -160,8 +160,8 @@ impl Device for LinuxDevice {
                 *slot = IoSlice::new(payload);
                 filled += 1;
             }
-            match self.file.get_ref().write_vectored(&slices[..filled]) {
-                Ok(_) => {
+            match write_frame(self.file.get_ref(), &slices[..filled]) {
+                Ok(()) => {
                     report.packets += run.packets.len() as u64;
                     report.bytes += run.bytes;
                     if run.kind == RunKind::Udp {
@@ -185,10 +185,16 @@ impl Device for LinuxDevice {
     }
 }
 
-fn write_singly(mut file: &File, header: &[u8], run: &Run, batch: &PacketBatch, report: &mut WriteReport) {
+/// The driver takes a frame whole or not at all.
+fn write_frame(mut file: &File, slices: &[IoSlice<'_>]) -> io::Result<()> {
+    let whole = slices.iter().map(|slice| slice.len()).sum::<usize>();
+    if file.write_vectored(slices)? == whole { Ok(()) } else { Err(ErrorKind::WriteZero.into()) }
+}
+
+fn write_singly(file: &File, header: &[u8], run: &Run, batch: &PacketBatch, report: &mut WriteReport) {
     for packet in run.packets.clone().map(|index| batch.get(index)) {
-        match file.write_vectored(&[IoSlice::new(header), IoSlice::new(packet)]) {
-            Ok(_) => {
+        match write_frame(file, &[IoSlice::new(header), IoSlice::new(packet)]) {
+            Ok(()) => {
                 report.packets += 1;
                 report.bytes += packet.len() as u64;
             }
@@ -231,7 +237,8 @@ fn set_up_offloads(fd: RawFd) -> Result<u32, OpenError> {
     if usize::try_from(len) != Ok(VIRTIO_LEN) {
         len = libc::c_int::try_from(VIRTIO_LEN).unwrap_or(10);
         // SAFETY: the kernel reads one int through the pointer, which is valid for the call.
-        check(unsafe { libc::ioctl(fd, libc::TUNSETVNETHDRSZ, &raw const len) }).map_err(at("set the header length"))?;
+        check(unsafe { libc::ioctl(fd, libc::TUNSETVNETHDRSZ, &raw const len) })
+            .map_err(at("set the header length"))?;
     }
     let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
     let mut last = io::Error::from_raw_os_error(libc::EINVAL);

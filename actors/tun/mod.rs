@@ -1,7 +1,7 @@
 //! The virtual network device and the virtual IP → peer table.
 
-pub mod coalesce;
 pub mod actor;
+pub mod coalesce;
 pub mod device;
 mod lifecycle;
 #[cfg(target_os = "linux")]

@@ -97,7 +97,7 @@ impl<'a> Segments<'a> {
             match self.kind {
                 Kind::Whole => {}
                 Kind::Checksum { start, at } => {
-                    let value = Sum::default().add(&slot[start..]).finish();
+                    let value = Sum::default().with(&slot[start..]).finish();
                     // Zero would say "no checksum" (RFC 768).
                     let value = if value == 0 && self.packet.protocol() == ip::UDP { 0xffff } else { value };
                     slot[at..at + 2].copy_from_slice(&value.to_be_bytes());

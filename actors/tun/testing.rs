@@ -62,7 +62,7 @@ impl PacketSpec {
         let at = if self.tcp {
             segment[4..8].copy_from_slice(&self.seq.to_be_bytes());
             segment[8..12].copy_from_slice(&99u32.to_be_bytes());
-            segment[12] = ((20 + self.tcp_options) / 4 << 4) as u8;
+            segment[12] = (((20 + self.tcp_options) / 4) << 4) as u8;
             segment[13] = self.flags;
             segment[14..16].copy_from_slice(&512u16.to_be_bytes());
             segment[20..20 + self.tcp_options].fill(1);
