@@ -11,9 +11,12 @@ use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use actix::Actor as _;
+use lanrage_actors::peer::messages::Outbound;
+use lanrage_actors::tun::actor::{TunActor, TunConfig};
 use lanrage_actors::tun::device::{Device, DeviceFactory, OpenError, OpenRequest, ReadError};
 use lanrage_actors::tun::linux::LinuxFactory;
-use lanrage_actors::tun::messages::Address;
+use lanrage_actors::tun::messages::{AddRoute, Address, Deliver, GetTun, SetAddress, TunState};
 use lanrage_actors::tun::offload::Offload;
 use lanrage_actors::tun::segment::Segments;
 use lanrage_actors::wire::ip::{self, Ipv4Packet};
@@ -337,6 +340,56 @@ fn drop_net_admin() {
         sets[0] &= !(1 << CAP_NET_ADMIN);
         assert_eq!(libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()), 0);
     }
+}
+
+/// A peer that hands on what it gets.
+struct Peer(tokio::sync::mpsc::Sender<PacketBatch>);
+
+impl actix::Actor for Peer {
+    type Context = actix::Context<Self>;
+}
+
+impl actix::Handler<Outbound> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, Outbound(batch): Outbound, _ctx: &mut Self::Context) {
+        self.0.try_send(batch).expect("the test reads along");
+    }
+}
+
+#[test]
+fn the_actor_serves_a_real_device_and_brings_it_back() {
+    run(|| {
+        actix::System::new().block_on(async {
+            let tun = TunActor::new(TunConfig::default(), Box::new(LinuxFactory)).start();
+            let (sender, mut got) = tokio::sync::mpsc::channel(64);
+            tun.send(AddRoute { ip: THERE, peer: Peer(sender).start().recipient() }).await.unwrap();
+            for round in 0..2u16 {
+                tun.send(SetAddress(Some(request(HERE).address))).await.unwrap();
+                let deadline = Instant::now() + PATIENCE;
+                while tun.send(GetTun).await.unwrap().state != TunState::Up {
+                    assert!(Instant::now() < deadline, "{:?}", tun.send(GetTun).await.unwrap());
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                let mut packet = vec![0; 200];
+                let len = icmp::icmp_echo_request(THERE, HERE, 5, round, 56, &mut packet).unwrap();
+                packet.truncate(len);
+                tun.send(Deliver(batch([&packet]))).await.unwrap();
+                let answer = tokio::time::timeout(PATIENCE, got.recv()).await.unwrap().unwrap();
+                assert_eq!(icmp::parse_icmp_echo_reply(answer.get(0)).unwrap().seq, round);
+                if round == 0 {
+                    ip_link(&["delete", NAME]);
+                    // Noticed without any traffic.
+                    while tun.send(GetTun).await.unwrap().state == TunState::Up {
+                        assert!(Instant::now() < deadline);
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            }
+            let view = tun.send(GetTun).await.unwrap();
+            assert_eq!((view.counters.read_packets, view.counters.written_packets, view.problem), (2, 2, None));
+        });
+    });
 }
 
 /// Two hosts whose devices are joined by channels of batches: TCP with its offloads, both ways.
