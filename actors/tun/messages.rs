@@ -34,6 +34,12 @@ pub struct AddRoute {
     pub peer: Recipient<Outbound>,
 }
 
+impl std::fmt::Debug for AddRoute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AddRoute").field("ip", &self.ip).finish_non_exhaustive()
+    }
+}
+
 /// Forget the route of `ip`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

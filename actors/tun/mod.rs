@@ -1,3 +1,15 @@
 //! The virtual network device and the virtual IP → peer table.
 
+pub mod actor;
+pub mod coalesce;
+pub mod device;
+mod lifecycle;
+#[cfg(target_os = "linux")]
+pub mod linux;
 pub mod messages;
+pub mod offload;
+pub mod routes;
+pub mod segment;
+mod table;
+#[cfg(test)]
+mod testing;

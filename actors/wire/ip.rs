@@ -175,15 +175,15 @@ impl Sum {
     #[must_use]
     pub fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, len: usize) -> Self {
         Self::default()
-            .add(&source.octets())
-            .add(&destination.octets())
-            .add(&[0, protocol])
-            .add(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes())
+            .with(&source.octets())
+            .with(&destination.octets())
+            .with(&[0, protocol])
+            .with(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes())
     }
 
     /// Adds `data`. All but the last call must add an even number of bytes; an odd last byte is padded with zero.
     #[must_use]
-    pub fn add(self, data: &[u8]) -> Self {
+    pub fn with(self, data: &[u8]) -> Self {
         // 32-bit words into 64-bit accumulators: the carries cannot be lost below 2^32 words, and the loop vectorises.
         let (words, rest) = data.as_chunks::<4>();
         let mut sum = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum::<u64>();
@@ -218,14 +218,14 @@ impl Sum {
 /// The internet checksum of `data` (RFC 1071); 0 for data that holds its own right checksum.
 #[must_use]
 pub fn checksum(data: &[u8]) -> u16 {
-    Sum::default().add(data).finish()
+    Sum::default().with(data).finish()
 }
 
 /// The checksum of a TCP or UDP `segment` (header and payload) with its pseudo header. With the checksum field zeroed it
 /// is the value to write; with the right value in the field it is 0.
 #[must_use]
 pub fn transport_checksum(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, segment: &[u8]) -> u16 {
-    Sum::pseudo_header(source, destination, protocol, segment.len()).add(segment).finish()
+    Sum::pseudo_header(source, destination, protocol, segment.len()).with(segment).finish()
 }
 
 /// Writes the right checksum into an IPv4 header (20 to 60 bytes, without payload); nothing on a shorter slice.
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn rfc_1071_example() {
         let data = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
-        assert_eq!(Sum::default().add(&data).fold(), 0xddf2);
+        assert_eq!(Sum::default().with(&data).fold(), 0xddf2);
         assert_eq!(checksum(&data), 0x220d);
     }
 
@@ -360,7 +360,7 @@ mod tests {
             data in proptest::collection::vec(any::<u8>(), 0..300), cut in 0usize..150,
         ) {
             let (head, tail) = data.split_at((cut * 2).min(data.len()));
-            prop_assert_eq!(Sum::default().add(head).add(tail).finish(), naive(&data));
+            prop_assert_eq!(Sum::default().with(head).with(tail).finish(), naive(&data));
         }
 
         #[test]
