@@ -44,12 +44,13 @@ pub struct NatActor {
 }
 
 impl NatActor {
-    /// `device` is the name of the virtual device, whose addresses are no candidates.
+    /// `wg_secret` is this machine's X25519 secret, `device` the name of the virtual device, whose addresses are no
+    /// candidates.
     #[must_use]
     pub fn new(
         sockets: Sockets,
         listen_port: u16,
-        wg_secret: x25519::StaticSecret,
+        wg_secret: [u8; 32],
         device: String,
         candidates: Recipient<Candidates>,
         networks: Vec<Recipient<Networks>>,
@@ -57,7 +58,7 @@ impl NatActor {
         Self {
             sockets: Some(sockets),
             listen_port,
-            gatekeeper: Gatekeeper::new(wg_secret),
+            gatekeeper: Gatekeeper::new(x25519::StaticSecret::from(wg_secret)),
             routes: Routes::default(),
             queue: VecDeque::new(),
             device,

@@ -14,13 +14,26 @@ use super::probe::{PROBE_MAGIC, Probe, ProbeKeys};
 use super::stage::Stage;
 use super::tunnel::{Decapsulated, MAX_CONTROL, OVERHEAD, Tunnel};
 use crate::wire::ip::Ipv4Packet;
-use crate::wire::{DatagramBatch, LocalNetworks, NodeId, PacketBatch, TransmitBatch};
+use crate::wire::{DatagramBatch, LocalNetworks, NodeId, PacketBatch, TransmitBatch, WgPublicKey};
 
 /// What this machine is to its peers.
 #[derive(Clone)]
 pub struct OwnIdentity {
     pub node: NodeId,
     pub wg_secret: x25519::StaticSecret,
+}
+
+impl OwnIdentity {
+    /// `wg_secret` is the X25519 secret of this machine.
+    #[must_use]
+    pub fn new(node: NodeId, wg_secret: [u8; 32]) -> Self {
+        Self { node, wg_secret: x25519::StaticSecret::from(wg_secret) }
+    }
+
+    #[must_use]
+    pub fn wg_key(&self) -> WgPublicKey {
+        WgPublicKey(x25519::PublicKey::from(&self.wg_secret).to_bytes())
+    }
 }
 
 impl std::fmt::Debug for OwnIdentity {

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::peer::messages::Secret;
-use crate::wire::WgPublicKey;
 use crate::wire::{icmp, ip};
 
 const IP_A: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 1);

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::time::Duration;
 
 use actix::prelude::*;
-use boringtun::x25519;
 use ed25519_dalek::SigningKey;
 use futures::channel::oneshot;
 use lanrage_actors::discovery::{self, BindDiscovery, DiscoveryActor, DiscoveryConfig};
@@ -16,7 +15,7 @@ use lanrage_actors::store::{Identity, Store, StoreActor};
 use lanrage_actors::tun::actor::{TunActor, TunConfig};
 use lanrage_actors::tun::linux::LinuxFactory;
 use lanrage_actors::tun::messages::SetAddress;
-use lanrage_actors::wire::{Ipv4Range, NodeId, WgPublicKey};
+use lanrage_actors::wire::{Ipv4Range, NodeId};
 
 use crate::api;
 
@@ -69,8 +68,8 @@ impl Node {
     pub(super) async fn start(data: Data, identity: &Identity) -> Result<Self, String> {
         let signing = SigningKey::from_bytes(&identity.signing);
         let id = NodeId(signing.verifying_key().to_bytes());
-        let wg_secret = x25519::StaticSecret::from(identity.wireguard);
-        let wg_key = WgPublicKey(x25519::PublicKey::from(&wg_secret).to_bytes());
+        let own = OwnIdentity::new(id, identity.wireguard);
+        let wg_key = own.wg_key();
 
         // The data path shares one arbiter: a hop within one costs a thirtieth of a hop between two.
         let data_path = Arbiter::new();
@@ -79,13 +78,12 @@ impl Node {
 
         let store = data.store;
         let store = StoreActor::start_in_arbiter(&disk.handle(), move |_| StoreActor::new(store));
-        let own = OwnIdentity { node: id, wg_secret: wg_secret.clone() };
         let peers_seed = seed()?;
         let peers =
             PeerSupervisor::start_in_arbiter(&data_path.handle(), move |_| PeerSupervisor::new(own, peers_seed));
         let tun_config = TunConfig { name: data.tun.clone(), mtu: data.mtu };
         let tun = TunActor::start_in_arbiter(&data_path.handle(), move |_| {
-            TunActor::new(tun_config, Box::new(LinuxFactory::default()))
+            TunActor::new(tun_config, Box::new(LinuxFactory))
         });
         let (discovery_config, discovery_seed) = (data.discovery, identity.signing);
         let discovery = on(&control, move || async move {
@@ -97,7 +95,7 @@ impl Node {
         let stored = data.stored;
         let party =
             PartyActor::start_in_arbiter(&control.handle(), move |_| PartyActor::new(party_config, &stored));
-        let (sockets, device) = (data.sockets, data.tun);
+        let (sockets, device, wg_secret) = (data.sockets, data.tun, identity.wireguard);
         let candidates = party.clone().recipient();
         let networks = vec![peers.clone().recipient(), discovery.clone().recipient()];
         let nat = on(&data_path, move || async move {
