@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use lanrage_actors::discovery::DiscoveryConfig;
 use lanrage_actors::wire::Ipv4Range;
 use serde::{Deserialize, Serialize};
 
@@ -173,7 +174,9 @@ impl Layer {
 
     fn bootstrap_list(&self) -> Result<Vec<String>, ConfigError> {
         let mut list = Vec::new();
-        if !taken(self.no_default_bootstrap, "no-default-bootstrap")? {
+        // The default peers speak the protocol of the public DHT only.
+        let public = self.dht_protocol.as_ref().is_none_or(|protocol| protocol.to_string() == DiscoveryConfig::PUBLIC_DHT);
+        if public && !taken(self.no_default_bootstrap, "no-default-bootstrap")? {
             list.extend(self.default_bootstrap.iter().flatten().map(ToString::to_string));
         }
         list.extend(self.bootstrap.iter().flatten().map(ToString::to_string));

@@ -47,7 +47,7 @@ pub(super) fn settle(dir: &Path, path: &Path, policy: IdentityPolicy) -> Result<
     }
     let condition = inspect(path)?;
     if policy == IdentityPolicy::New && condition != Condition::Empty {
-        let label = if condition == Condition::Whole { "old" } else { "damaged" };
+        let label = if matches!(condition, Condition::Damaged(_)) { "damaged" } else { "old" };
         let aside = set_aside(dir, path, label).map_err(io)?;
         notices.push(format!(
             "a new identity was made, as asked; the database with the old one is now {}",

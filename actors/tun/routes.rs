@@ -56,7 +56,7 @@ pub fn overlaps(range: Ipv4Range, own_device: &str, routes: &[LocalRoute]) -> Ov
 pub fn clash_message(range: Ipv4Range, clash: &LocalRoute) -> String {
     format!(
         "the party's range {range} overlaps the route {clash} of this machine; leave that network, or use another range: \
-         on the machine that creates the party set `network.range` in the config (or `lanrage up --range`), for example \
+         on the machine that creates the party set `range` in the config (or `lanrage up --range`), for example \
          {}, and create the party anew (a party's range is its host's choice: who joins cannot change it)",
         alternative(range, clash)
     )
@@ -67,7 +67,7 @@ pub fn clash_message(range: Ipv4Range, clash: &LocalRoute) -> String {
 pub fn covering_message(range: Ipv4Range, route: &LocalRoute) -> String {
     format!(
         "the route {route} contains the party's range {range}: hosts of that network with addresses in the range cannot \
-         be reached while the party is up; if one is missed, set `network.range` in the config (or `lanrage up --range`) \
+         be reached while the party is up; if one is missed, set `range` in the config (or `lanrage up --range`) \
          on the machine that creates the party"
     )
 }
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn messages_name_route_device_and_setting() {
         let text = clash_message(Ipv4Range::DEFAULT, &route("wlan0", [10, 66, 3, 0], 24));
-        for part in ["10.66.0.0/16", "10.66.3.0/24", "wlan0", "network.range", "--range", "172.29.0.0/16"] {
+        for part in ["10.66.0.0/16", "10.66.3.0/24", "wlan0", "--range", "172.29.0.0/16"] {
             assert!(text.contains(part), "{part} in {text}");
         }
         let range = "172.29.0.0/16".parse().unwrap();

@@ -194,7 +194,9 @@ pub(super) async fn ping(shared: Data<Shared>, body: Json<PingBody>) -> Answer {
     let peers = ask("peer", &actors.get_peers, GetPeers, QUESTION).await?;
     let Some(found) = find(&peers, &peer) else {
         if ask("party", &actors.get_party, GetParty, QUESTION).await?.is_none() {
-            return Err(PartyError::NotInParty.into());
+            let problem = Problem::from(PartyError::NotInParty);
+            let message = format!("nobody called \"{peer}\" can be pinged: {}", problem.message);
+            return Err(Problem { message, ..problem });
         }
         let message = format!("there is nobody called \"{peer}\" in the party; see: lanrage peers");
         return Err(Problem::new(StatusCode::NOT_FOUND, "unknown_peer", message));

@@ -272,7 +272,9 @@ async fn node_without_party() {
     // Just started: that no bootstrap peer was reached yet is no problem.
     assert_eq!(body["problems"].as_array().unwrap().len(), 1);
     assert_eq!(node.get("/party").await.body, Value::Null);
-    assert_eq!(node.post("/ping", r#"{"peer":"bob"}"#).await.code(), "not_in_party");
+    let ping = node.post("/ping", r#"{"peer":"bob"}"#).await;
+    assert_eq!((ping.status, ping.code()), (409, "not_in_party"));
+    assert!(ping.body["error"]["message"].as_str().unwrap().contains("bob"), "{}", ping.body);
 }
 
 #[actix_web::test]

@@ -1,5 +1,7 @@
 use std::net::Ipv4Addr;
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn places() -> Places {
@@ -158,4 +160,32 @@ fn a_relay_has_a_folder_of_its_own() {
     let flags = RelayFlags { data_dir: Some("/r".into()), p2p_port: Some(0), ..RelayFlags::default() };
     let relay = RelayConfig::load(None, flags, &places()).unwrap();
     assert_eq!((relay.data_dir.to_str(), relay.p2p_port), (Some("/r"), 0));
+}
+
+proptest! {
+    #[test]
+    fn any_file_is_read_or_refused_by_name(text in "[a-z\\-]{0,8}( = |\n|\"|\\[|é){0,3}.{0,40}(\n.{0,20}){0,3}") {
+        if let Err(error) = Layer::parse(&text, Path::new("x.toml")) {
+            prop_assert!(error.0.starts_with("x.toml") && !error.0.contains('\n'), "{}", error.0);
+        }
+    }
+
+    #[test]
+    fn what_is_accepted_is_within_the_limits(text in "\\PC{0,48}") {
+        if let Ok(NodeName(name)) = text.parse() {
+            prop_assert!(name.chars().count() <= 32 && !name.chars().any(char::is_control));
+        }
+        if let Ok(TunName(name)) = text.parse() {
+            prop_assert!((1..=15).contains(&name.len()) && !name.contains(['/', ' ']));
+        }
+        if let Some(name) = values::name_from_host(&text) {
+            prop_assert!(!name.is_empty() && name.parse::<NodeName>().is_ok());
+        }
+    }
+
+    #[test]
+    fn only_loopback_addresses_are_accepted(octets: [u8; 4], port: u16) {
+        let text = format!("{}:{port}", Ipv4Addr::from(octets));
+        prop_assert_eq!(text.parse::<ApiAddr>().is_ok(), octets[0] == 127);
+    }
 }
