@@ -181,10 +181,7 @@ mod tests {
         assert_eq!(" 4hmasw9n f6yv\n".parse(), Ok(code));
         assert_eq!("4HMA-SW9N-F6Y".parse::<PartyCode>(), Err(CodeError::Length(11)));
         assert_eq!("4HMA-SW9N-F6YW".parse::<PartyCode>(), Err(CodeError::Check));
-        assert_eq!(
-            "4HMA-SU9N-F6YV".parse::<PartyCode>(),
-            Err(CodeError::Symbol { symbol: 'U', position: 6 }),
-        );
+        assert_eq!("4HMA-SU9N-F6YV".parse::<PartyCode>(), Err(CodeError::Symbol { symbol: 'U', position: 6 }),);
         assert_eq!("".parse::<PartyCode>(), Err(CodeError::Length(0)));
         assert_eq!("0".repeat(65).parse::<PartyCode>(), Err(CodeError::Length(65)));
         assert_eq!("OoIi-lL00-0000".parse::<PartyCode>(), Err(CodeError::Check));

@@ -51,10 +51,17 @@ pub struct Welcome {
     pub info: Signed,
     /// The member's clock, for `joined_at`.
     pub unix: u64,
-    /// `joined_at` of the record that the party still has of the joining node.
-    pub known: Option<u64>,
+    /// What the party still has of the joining node, so that its new record outranks that.
+    pub known: Option<Known>,
     /// Virtual IPs in use.
     pub taken: Vec<Ipv4Addr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    pub joined_at: u64,
+    pub departures: u32,
+    pub seq: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,8 +73,6 @@ pub enum Reason {
     /// With the proof of it.
     Kicked {
         kick: Signed,
-        /// The party, for a node that does not know it yet.
-        info: Signed,
     },
 }
 

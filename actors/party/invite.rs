@@ -172,7 +172,8 @@ mod tests {
 
     #[test]
     fn links_round_trip_and_group_by_node() {
-        let invite = Invite::new(code(), NODE, &["/ip4/192.0.2.1/tcp/4001".into(), "/dns4/a.example/udp/1/quic-v1".into()]);
+        let invite =
+            Invite::new(code(), NODE, &["/ip4/192.0.2.1/tcp/4001".into(), "/dns4/a.example/udp/1/quic-v1".into()]);
         let text = invite.to_string();
         assert_eq!(
             text,
@@ -184,7 +185,10 @@ mod tests {
         assert_eq!(text.replace('/', "%2f").replacen("%2f%2fjoin%2f", "//join/", 1).parse(), Ok(invite));
         let bare: Invite = "LANRAGE://join/4hmasw9nf6yv".parse().unwrap();
         assert!(bare.vias.is_empty());
-        let circuit = format!("lanrage://join/4HMA-SW9N-F6YV?x=1&via=/ip4/1.2.3.4/tcp/1/p2p/{}/p2p-circuit/p2p/{NODE}", NodeId([9; 32]));
+        let circuit = format!(
+            "lanrage://join/4HMA-SW9N-F6YV?x=1&via=/ip4/1.2.3.4/tcp/1/p2p/{}/p2p-circuit/p2p/{NODE}",
+            NodeId([9; 32])
+        );
         let circuit: Invite = circuit.parse().unwrap();
         assert_eq!(circuit.vias[0].node, NODE);
         assert!(circuit.vias[0].addrs[0].ends_with("/p2p-circuit"));

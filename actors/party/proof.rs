@@ -44,9 +44,7 @@ impl Transcript {
     }
 
     /// The opener's proof: one MAC per key that it knows, the rest noise.
-    pub fn opener_macs(
-        &self, keys: impl Iterator<Item = [u8; 32]>, rng: &mut impl RngCore,
-    ) -> [[u8; 32]; PROOF_MACS] {
+    pub fn opener_macs(&self, keys: impl Iterator<Item = [u8; 32]>, rng: &mut impl RngCore) -> [[u8; 32]; PROOF_MACS] {
         let mut macs = [[0; 32]; PROOF_MACS];
         for mac in &mut macs {
             rng.fill_bytes(mac);

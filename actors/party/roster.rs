@@ -234,7 +234,11 @@ impl Roster {
     #[must_use]
     pub fn kick_of(&self, node: NodeId) -> Option<&Signed> {
         let counts = |((member, by), _): &(&(NodeId, NodeId), _)| *member == node && self.view.authorised.contains(by);
-        self.view.kicked.contains(&node).then(|| self.kicks.iter().find(counts).map(|(_, kick)| kick.signed())).flatten()
+        self.view
+            .kicked
+            .contains(&node)
+            .then(|| self.kicks.iter().find(counts).map(|(_, kick)| kick.signed()))
+            .flatten()
     }
 
     /// Nodes that are out only because of kicks by `by`.
@@ -281,7 +285,8 @@ impl Roster {
 
     #[must_use]
     pub fn summary(&self, reply: bool) -> Summary {
-        let record_tag = |(node, it): (&NodeId, &Verified<MemberRecord>)| RecordTag { node: *node, tag: tag(it.signed()) };
+        let record_tag =
+            |(node, it): (&NodeId, &Verified<MemberRecord>)| RecordTag { node: *node, tag: tag(it.signed()) };
         Summary {
             records: self.records.iter().map(record_tag).collect(),
             kicks: self.kicks.values().map(|it| tag(it.signed())).collect(),
@@ -310,9 +315,10 @@ impl Roster {
             }
         }
         let mine = self.summary(false);
-        let lacking = theirs.records.iter().any(|it| self.records.get(&it.node).map(|it| tag(it.signed())) != Some(it.tag))
-            || theirs.kicks.iter().any(|it| !mine.kicks.contains(it))
-            || theirs.rekeys.iter().any(|it| !mine.rekeys.contains(it));
+        let lacking =
+            theirs.records.iter().any(|it| self.records.get(&it.node).map(|it| tag(it.signed())) != Some(it.tag))
+                || theirs.kicks.iter().any(|it| !mine.kicks.contains(it))
+                || theirs.rekeys.iter().any(|it| !mine.rekeys.contains(it));
         (missing, lacking)
     }
 }
