@@ -136,6 +136,8 @@ pub enum PartyError {
     Busy,
     #[error("the party could not be saved: {0}")]
     Store(String),
+    #[error("something went wrong inside LANrage: {0}. Please report it.")]
+    Internal(String),
 }
 
 impl PartyError {
@@ -159,6 +161,7 @@ impl PartyError {
             Self::CannotKickSelf => "cannot_kick_self",
             Self::Busy => "busy",
             Self::Store(_) => "store",
+            Self::Internal(_) => "internal",
         }
     }
 }

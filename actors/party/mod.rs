@@ -1,3 +1,14 @@
 //! Code, roster, virtual IPs, membership, host rules.
 
+pub mod code;
+pub mod frame;
+pub mod invite;
+pub mod keys;
+pub mod machine;
 pub mod messages;
+pub mod proof;
+pub mod record;
+pub mod roster;
+pub mod signed;
+pub mod snapshot;
+pub mod view;

@@ -1,0 +1,4 @@
+mod basics;
+mod hostile;
+mod net;
+mod roll;
