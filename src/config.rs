@@ -175,7 +175,8 @@ impl Layer {
     fn bootstrap_list(&self) -> Result<Vec<String>, ConfigError> {
         let mut list = Vec::new();
         // The default peers speak the protocol of the public DHT only.
-        let public = self.dht_protocol.as_ref().is_none_or(|protocol| protocol.to_string() == DiscoveryConfig::PUBLIC_DHT);
+        let public =
+            self.dht_protocol.as_ref().is_none_or(|protocol| protocol.to_string() == DiscoveryConfig::PUBLIC_DHT);
         if public && !taken(self.no_default_bootstrap, "no-default-bootstrap")? {
             list.extend(self.default_bootstrap.iter().flatten().map(ToString::to_string));
         }

@@ -213,7 +213,8 @@ fn is_free(port: u16) -> bool {
 fn free_port() -> Result<u16, String> {
     for _ in 0..64 {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0));
-        let port = listener.and_then(|listener| listener.local_addr()).map_err(|error| format!("no free port: {error}"))?;
+        let port =
+            listener.and_then(|listener| listener.local_addr()).map_err(|error| format!("no free port: {error}"))?;
         if is_free(port.port()) {
             return Ok(port.port());
         }

@@ -63,7 +63,7 @@ impl From<PartyError> for Problem {
             | PartyError::Busy => StatusCode::CONFLICT,
             PartyError::Kicked | PartyError::NotHost(_) => StatusCode::FORBIDDEN,
             PartyError::NoBootstrap { .. } => StatusCode::GATEWAY_TIMEOUT,
-            PartyError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            PartyError::Store(_) | PartyError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.code(), error.to_string())
     }

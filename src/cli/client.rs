@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lanrage_actors::wire::Ipv4Range;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -45,6 +46,8 @@ impl From<Failure> for String {
 pub(super) struct Client {
     address: SocketAddr,
     data_dir: PathBuf,
+    range: Ipv4Range,
+    tun: String,
     agent: ureq::Agent,
 }
 
@@ -68,7 +71,12 @@ impl Client {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .build()
             .new_agent();
-        Ok(Self { address, data_dir: config.data_dir, agent })
+        Ok(Self { address, data_dir: config.data_dir, range: config.range, tun: config.tun, agent })
+    }
+
+    /// The range of parties that a node with this configuration creates, and the name of its device.
+    pub(super) fn range_and_device(&self) -> (Ipv4Range, &str) {
+        (self.range, &self.tun)
     }
 
     pub(super) fn address(&self) -> SocketAddr {

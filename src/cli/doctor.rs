@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use lanrage_actors::tun::routes;
 use serde::{Deserialize, Serialize};
 
 use super::args::AskArgs;
@@ -44,6 +45,8 @@ struct Local {
     /// Bytes.
     receive_buffer: Option<u64>,
     send_buffer: Option<u64>,
+    /// The clash of the configured range with a network of this computer, and what to do about it.
+    clash: Option<String>,
 }
 
 /// What the node says about itself.
@@ -96,6 +99,7 @@ pub(super) fn run(args: &AskArgs, places: &Places) -> Result<ExitCode, String> {
         executable: std::env::current_exe().ok(),
         receive_buffer: system::kernel_setting("/proc/sys/net/core/rmem_max"),
         send_buffer: system::kernel_setting("/proc/sys/net/core/wmem_max"),
+        clash: clash(&client),
     };
     let node = match client.get("/doctor") {
         Ok(value) => Ok(read::<Node>(value)?),
@@ -127,10 +131,13 @@ fn checks(local: &Local, node: &Result<Node, Failure>, address: &str) -> Vec<Che
     match node {
         Ok(node) => {
             checks.push(Check::ok("node", format!("LANrage runs and answers at {address}")));
-            checks.extend([device(node), range(node), mdns(node)]);
+            checks.extend([device(node), range(node, local), mdns(node)]);
             checks.extend(discovery(node));
         }
-        Err(failure) => checks.push(unreachable(failure)),
+        Err(failure) => {
+            checks.push(unreachable(failure));
+            checks.push(own_range(local));
+        }
     }
     checks
 }
@@ -207,7 +214,21 @@ fn device(node: &Node) -> Check {
     }
 }
 
-fn range(node: &Node) -> Check {
+fn clash(client: &Client) -> Option<String> {
+    let (range, device) = client.range_and_device();
+    let routes = routes::parse_proc_net_route(&std::fs::read_to_string("/proc/net/route").ok()?);
+    routes::overlaps(range, device, &routes).clashes.first().map(|clash| routes::clash_message(range, clash))
+}
+
+/// Of the parties that this computer would create.
+fn own_range(local: &Local) -> Check {
+    match &local.clash {
+        None => Check::ok("address range", "no clash with the networks of this computer"),
+        Some(clash) => Check::fail("address range", "the addresses of a party would be taken", clash),
+    }
+}
+
+fn range(node: &Node, local: &Local) -> Check {
     let name = "address range";
     match &node.tun {
         Some(tun) if tun.state == "range_clash" => Check::fail(
@@ -216,7 +237,7 @@ fn range(node: &Node) -> Check {
             tun.problem.as_deref().unwrap_or("create the party with another range: lanrage up --range 10.67.0.0/16"),
         ),
         Some(tun) if tun.state == "up" => Check::ok(name, "no clash with the networks of this computer"),
-        Some(_) | None => Check::ok(name, "checked against your networks when a party is entered"),
+        Some(_) | None => own_range(local),
     }
 }
 
@@ -300,6 +321,7 @@ mod tests {
             executable: Some("/usr/bin/lanrage".into()),
             receive_buffer: Some(4_000_000),
             send_buffer: Some(4_000_000),
+            clash: None,
         }
     }
 

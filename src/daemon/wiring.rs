@@ -8,7 +8,8 @@ use ed25519_dalek::SigningKey;
 use futures::channel::oneshot;
 use lanrage_actors::discovery::{self, BindDiscovery, DiscoveryActor, DiscoveryConfig};
 use lanrage_actors::nat::{BoundSockets, NatActor, Sockets};
-use lanrage_actors::party::{self, BindParty, PartyActor, PartyConfig, StartParty};
+use lanrage_actors::party::actor::{Bind as BindParty, PartyActor, Start as StartParty};
+use lanrage_actors::party::machine::PartyConfig;
 use lanrage_actors::peer::{self, BindPeers, OwnIdentity, PeerSupervisor};
 use lanrage_actors::store::messages::StoredParty;
 use lanrage_actors::store::{Identity, Store, StoreActor};
@@ -64,6 +65,11 @@ where
     receiver.await.map_err(|_| "a thread of LANrage ended while it was starting".to_owned())?
 }
 
+fn split_active(mut stored: Vec<StoredParty>) -> (Option<StoredParty>, Vec<StoredParty>) {
+    let active = stored.iter().position(|party| party.active).map(|index| stored.remove(index));
+    (active, stored)
+}
+
 impl Node {
     pub(super) async fn start(data: Data, identity: &Identity) -> Result<Self, String> {
         let signing = SigningKey::from_bytes(&identity.signing);
@@ -82,9 +88,8 @@ impl Node {
         let peers =
             PeerSupervisor::start_in_arbiter(&data_path.handle(), move |_| PeerSupervisor::new(own, peers_seed));
         let tun_config = TunConfig { name: data.tun.clone(), mtu: data.mtu };
-        let tun = TunActor::start_in_arbiter(&data_path.handle(), move |_| {
-            TunActor::new(tun_config, Box::new(LinuxFactory))
-        });
+        let tun =
+            TunActor::start_in_arbiter(&data_path.handle(), move |_| TunActor::new(tun_config, Box::new(LinuxFactory)));
         let (discovery_config, discovery_seed) = (data.discovery, identity.signing);
         let discovery = on(&control, move || async move {
             let actor = DiscoveryActor::new(discovery_config, discovery_seed).map_err(|error| error.to_string())?;
@@ -92,9 +97,9 @@ impl Node {
         })
         .await?;
         let party_config = PartyConfig::new(signing, wg_key, data.name, data.range, seed()?);
-        let stored = data.stored;
+        let (active, stored) = split_active(data.stored);
         let party =
-            PartyActor::start_in_arbiter(&control.handle(), move |_| PartyActor::new(party_config, &stored));
+            PartyActor::start_in_arbiter(&control.handle(), move |_| PartyActor::new(party_config, active, stored));
         let (sockets, device, wg_secret) = (data.sockets, data.tun, identity.wireguard);
         let candidates = party.clone().recipient();
         let networks = vec![peers.clone().recipient(), discovery.clone().recipient()];
@@ -129,7 +134,7 @@ impl Node {
         };
         self.discovery.send(BindDiscovery { links: Some(links), listening: None }).await?;
         self.party
-            .send(BindParty(party::Links {
+            .send(BindParty {
                 seek: self.discovery.clone().recipient(),
                 send_frame: self.discovery.clone().recipient(),
                 close_link: self.discovery.clone().recipient(),
@@ -139,9 +144,9 @@ impl Node {
                     self.nat.clone().recipient(),
                     self.discovery.clone().recipient(),
                 ],
-                save: store.recipient(),
-                discovery: self.discovery.clone().recipient(),
-            }))
+                save_party: store.recipient(),
+                get_discovery: self.discovery.clone().recipient(),
+            })
             .await?;
         self.party.send(StartParty).await
     }
