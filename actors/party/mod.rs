@@ -1,5 +1,6 @@
 //! Code, roster, virtual IPs, membership, host rules.
 
+pub mod actor;
 pub mod code;
 pub mod frame;
 pub mod invite;
