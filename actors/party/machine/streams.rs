@@ -51,7 +51,11 @@ impl PartyMachine {
     }
 
     pub fn handle_frame(&mut self, now: Now, id: LinkId, bytes: &[u8]) {
-        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(link) = self.links.get_mut(&id) else {
+            // Closed here; say so again, in case that did not reach discovery.
+            self.out.push(Output::Close(id));
+            return;
+        };
         if !link.take_token(now.mono) {
             self.out.counters.rate_limited += 1;
             return;
