@@ -137,7 +137,7 @@ impl PartyActor {
             Output::Peers(peers) => self.late_peers = Some(peers),
             Output::Address(address) => self.late_address = Some(SetAddress(address)),
             Output::Persist(party) => self.save(ctx, party),
-            Output::Derive(code) => Self::derive(ctx, code),
+            Output::Derive(code) => self.derive(ctx, code),
             Output::Reply(request, answer) => self.held_or_answer(ctx, request, answer),
             Output::Event(event) => log(&event),
         }
@@ -225,13 +225,14 @@ impl PartyActor {
         ctx.spawn(asking);
     }
 
-    fn derive(ctx: &mut Context<Self>, code: PartyCode) {
+    /// On a thread that may be slow: it takes 64 MiB and the better part of a second on a small machine.
+    fn derive(&self, ctx: &mut Context<Self>, code: PartyCode) {
         let deriving = async move {
             let of = code.clone();
             let secret = tokio::task::spawn_blocking(move || PartySecret::derive(&of)).await;
             (code, secret.ok().and_then(Result::ok))
         };
-        ctx.spawn(deriving.into_actor_of(|actor: &mut Self, ctx, (code, secret)| {
+        ctx.spawn(deriving.into_actor(self).map(|(code, secret), actor, ctx| {
             actor.feed(ctx, |machine, now| machine.handle_derived(now, &code, secret));
         }));
     }
@@ -270,18 +271,6 @@ impl PartyActor {
         receiver
     }
 }
-
-/// Runs a future and gives its result to the actor.
-trait IntoActorOf: Future + Sized + 'static {
-    fn into_actor_of<A: Actor>(
-        self,
-        then: impl FnOnce(&mut A, &mut A::Context, Self::Output) + 'static,
-    ) -> impl actix::ActorFuture<A, Output = ()> {
-        actix::fut::wrap_future::<_, A>(self).map(move |output, actor, ctx| then(actor, ctx, output))
-    }
-}
-
-impl<F: Future + 'static> IntoActorOf for F {}
 
 fn unreachable_bootstrap(view: &DiscoveryView, waited: Duration) -> Option<PartyError> {
     if view.bootstrap.is_empty() || view.bootstrap.iter().any(|peer| peer.reached) || view.dht_nodes > 0 {
@@ -433,3 +422,6 @@ impl Handler<Candidates> for PartyActor {
         self.feed(ctx, |machine, now| machine.set_candidates(now, &it.0));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,7 +92,8 @@ impl FromStr for Invite {
         if !head.eq_ignore_ascii_case(SCHEME) {
             return Err(InviteError::Scheme);
         }
-        let (code, query) = text[SCHEME.len()..].split_once('?').unwrap_or((&text[SCHEME.len()..], ""));
+        let rest = &text[SCHEME.len()..];
+        let (code, query) = rest.split_once('?').unwrap_or((rest, ""));
         let mut invite = Self { code: code.trim_end_matches('/').parse()?, vias: Vec::new() };
         let vias = query.split('&').filter_map(|parameter| parameter.strip_prefix("via="));
         for (index, via) in vias.enumerate() {

@@ -13,3 +13,6 @@ pub mod roster;
 pub mod signed;
 pub mod snapshot;
 pub mod view;
+
+#[cfg(test)]
+mod vectors;

@@ -195,6 +195,7 @@ impl PartyMachine {
                 session.secrets.insert(0, (code, secret));
                 session.roster.merge(items.clone(), now.unix);
             }
+            self.recheck_links(now);
             self.save(Membership::Active);
             self.forward(items, None, true);
             self.reconcile(now);

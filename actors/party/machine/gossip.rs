@@ -86,6 +86,7 @@ impl PartyMachine {
         self.out.counters.refused_items += errors.len() as u64;
         if !news.is_empty() {
             session.save_at.get_or_insert(now.mono + SAVE_DELAY);
+            self.recheck_links(now);
         }
         news
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::code::PartyCode;
 use super::super::proof::{Role, Transcript};
 use crate::wire::NodeId;
 
@@ -22,6 +23,8 @@ pub(super) struct Link {
     pub(super) opened: Instant,
     pub(super) nonce: [u8; 32],
     pub(super) stage: Stage,
+    /// The code that the other side proved.
+    pub(super) code: Option<PartyCode>,
     /// While this machine joins: this link has sent `Party` of the party that is being joined.
     pub(super) welcomed: bool,
     tokens: f64,
@@ -43,6 +46,7 @@ impl Link {
             opened: now,
             nonce,
             stage: Stage::AwaitHello,
+            code: None,
             welcomed: false,
             tokens: BURST,
             refilled: now,

@@ -9,7 +9,7 @@ use super::super::code::PartyCode;
 use super::super::frame::{Item, Known, Reason, Welcome};
 use super::super::keys::PartySecret;
 use super::super::record::{
-    MAX_ADDRS, MAX_ATTEMPT, MAX_CANDIDATES, MAX_NAME, MemberRecord, MemberState, usable_addr, usable_candidate,
+    MAX_ADDRS, MAX_ATTEMPT, MAX_CANDIDATES, MAX_NAME, MemberRecord, MemberState, Rekey, usable_addr, usable_candidate,
     virtual_ip,
 };
 use super::super::roster::Roster;
@@ -102,14 +102,18 @@ impl Session {
         self.secrets.iter().find(|(known, _)| known == code).map(|(_, secret)| secret)
     }
 
-    /// Secrets of the codes that count, the current one first, with whether it is that.
-    pub(super) fn keys(&self) -> impl Iterator<Item = (bool, &PartySecret)> {
-        self.roster.codes().enumerate().filter_map(|(at, rekey)| Some((at == 0, self.secret(&rekey.code)?)))
+    /// The codes that count and whose secrets are known, the current one first, with whether it is that.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (bool, &PartyCode, &PartySecret)> {
+        let known = |(at, rekey): (usize, &'_ Rekey)| (at == 0, rekey.code.clone());
+        let codes: Vec<(bool, PartyCode)> = self.roster.codes().enumerate().map(known).collect();
+        codes.into_iter().filter_map(|(current, code)| {
+            self.secrets.iter().find(|(known, _)| *known == code).map(|(code, secret)| (current, code, secret))
+        })
     }
 
     /// The secret that tunnels and rendezvous use: of the newest code that has been derived.
     pub(super) fn newest_secret(&self) -> Option<&PartySecret> {
-        self.keys().next().map(|(_, secret)| secret)
+        self.keys().next().map(|(_, _, secret)| secret)
     }
 
     pub(super) fn party_name(&self) -> &str {

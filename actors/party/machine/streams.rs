@@ -2,6 +2,7 @@
 
 use rand::RngCore;
 
+use super::super::code::PartyCode;
 use super::super::frame::{Frame, FrameError, MAX_UNPROVED_FRAME, Reason};
 use super::super::keys::PartySecret;
 use super::super::proof::Transcript;
@@ -9,6 +10,15 @@ use super::link::{Link, MAX_LINKS_PER_NODE, MAX_UNPROVED, PROOF_TIMEOUT, Stage};
 use super::{Now, Output, PartyMachine, Phase};
 use crate::discovery::messages::LinkId;
 use crate::wire::NodeId;
+
+/// A secret that counts in a proof.
+#[derive(Debug, Clone)]
+pub(super) struct Key {
+    pub(super) code: PartyCode,
+    /// Of the newest code that this machine knows of.
+    current: bool,
+    secret: PartySecret,
+}
 
 /// What a right proof makes of a node.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,7 +51,11 @@ impl PartyMachine {
     }
 
     pub fn handle_frame(&mut self, now: Now, id: LinkId, bytes: &[u8]) {
-        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(link) = self.links.get_mut(&id) else {
+            // Closed here; say so again, in case that did not reach discovery.
+            self.out.push(Output::Close(id));
+            return;
+        };
         if !link.take_token(now.mono) {
             self.out.counters.rate_limited += 1;
             return;
@@ -108,7 +122,7 @@ impl PartyMachine {
             self.close(now, id);
             return;
         }
-        let keys = keys.iter().map(|(_, secret)| secret.membership_key());
+        let keys = keys.iter().map(|key| key.secret.membership_key());
         let macs = transcript.opener_macs(keys, &mut self.rng).to_vec();
         self.out.send(id, &Frame::Proof { macs });
     }
@@ -121,12 +135,12 @@ impl PartyMachine {
             return;
         }
         let their_role = link.their_role();
-        let found = self.keys().into_iter().find_map(|(current, secret)| {
-            let key = secret.membership_key();
-            transcript.proves(their_role, &key, macs).then_some((current, key))
+        let found = self.keys().into_iter().find_map(|key| {
+            let membership = key.secret.membership_key();
+            transcript.proves(their_role, &membership, macs).then_some((key, membership))
         });
-        let verdict = found.and_then(|(current, key)| Some((self.judge(node, current)?, key)));
-        let Some((verdict, key)) = verdict else {
+        let verdict = found.and_then(|(key, membership)| Some((self.judge(node, key.current)?, key.code, membership)));
+        let Some((verdict, code, key)) = verdict else {
             self.out.counters.refused_proofs += 1;
             self.out.send(id, &Frame::Refusal);
             self.close(now, id);
@@ -140,6 +154,7 @@ impl PartyMachine {
             Verdict::Trusted => {
                 if let Some(link) = self.links.get_mut(&id) {
                     link.stage = Stage::Proved;
+                    link.code = Some(code);
                 }
                 self.greet(now, id);
                 self.emit_seek(now);
@@ -177,12 +192,35 @@ impl PartyMachine {
         self.out.send(id, &Frame::Party(welcome));
     }
 
-    /// Secrets that count in a proof, the current one first, with whether it is that.
-    pub(super) fn keys(&self) -> Vec<(bool, PartySecret)> {
+    /// Closes links to nodes that proved an older code and are not among those who stay: before anything more is said
+    /// there, least of all the new code.
+    pub(super) fn recheck_links(&mut self, now: Now) {
+        let Phase::Member(session) = &self.phase else { return };
+        let Some(current) = session.roster.codes().next() else { return };
+        let stale = |link: &Link| {
+            let old = link.proved() && link.code.as_ref() != Some(&current.code);
+            old && !current.stay.contains(&link.node) && session.kicked_reason(link.node).is_none()
+        };
+        let ids: Vec<LinkId> = self.links.iter().filter(|(_, link)| stale(link)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.out.send(id, &Frame::Refusal);
+            self.close(now, id);
+        }
+    }
+
+    /// Secrets that count in a proof, the current one first.
+    pub(super) fn keys(&self) -> Vec<Key> {
         match &self.phase {
             Phase::Idle => Vec::new(),
-            Phase::Joining(joining) => joining.secret.iter().map(|secret| (true, secret.clone())).collect(),
-            Phase::Member(session) => session.keys().map(|(current, secret)| (current, secret.clone())).collect(),
+            Phase::Joining(joining) => {
+                let key =
+                    |secret: &PartySecret| Key { code: joining.code.clone(), current: true, secret: secret.clone() };
+                joining.secret.iter().map(key).collect()
+            }
+            Phase::Member(session) => session
+                .keys()
+                .map(|(current, code, secret)| Key { code: code.clone(), current, secret: secret.clone() })
+                .collect(),
         }
     }
 
