@@ -14,7 +14,7 @@ Your first party:
   lanrage party create               (in another terminal) get a code for your friends
   lanrage party join K7QM-2XPA-9DRT  what your friends type
   lanrage peers                      who is there, and how far away
-Then start the game and look for it in its LAN list.
+Then start the game and join the host by virtual IP (lanrage peers shows it).
 
 If something does not work: lanrage doctor";
 

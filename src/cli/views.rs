@@ -148,7 +148,7 @@ pub(super) fn created(party: &Party) -> String {
 
 pub(super) fn joined(party: &Party) -> String {
     format!(
-        "You are in the party \"{}\" (host {}). Your virtual IP is {}.\n\n{}\n\nStart the game and look in its LAN list.",
+        "You are in the party \"{}\" (host {}). Your virtual IP is {}.\n\n{}\n\nIn the game, join a member by virtual IP. See the connections with: lanrage peers",
         clean(&party.name),
         clean(&party.host),
         party.virtual_ip,

@@ -90,7 +90,7 @@ fn start(others: Others, stored: Option<StoredParty>) -> (Addr<PartyActor>, Addr
             send_frame: to.clone().recipient(),
             close_link: to.clone().recipient(),
             set_peers: to.clone().recipient(),
-            set_address: to.clone().recipient(),
+            set_address: vec![to.clone().recipient()],
             save_party: to.clone().recipient(),
             get_discovery: to.recipient(),
         })
