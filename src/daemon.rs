@@ -5,6 +5,8 @@ mod wiring;
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -19,10 +21,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::api;
 use crate::cli::print;
 use crate::config::{Config, RelayConfig};
+use crate::system;
 use wiring::{Data, Node};
 
 /// How long the farewell to the party may take.
 const GOODBYE: Duration = Duration::from_millis(300);
+/// How often a node without rights looks whether it has been given them.
+const RIGHTS_EVERY: Duration = Duration::from_secs(2);
 
 /// Runs the node until it is told to stop.
 #[must_use]
@@ -95,11 +100,53 @@ async fn run_node(config: Config) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     greet(&config, &node, running.address()).await;
 
-    wait_for_stop().await?;
-    print::line("stopping");
+    let end = tokio::select! {
+        stop = wait_for_stop() => stop.map(|()| End::Stop)?,
+        program = granted_rights(&node) => End::Restart(program),
+    };
+    print::line(match end {
+        End::Stop => "stopping",
+        End::Restart(_) => "LANrage has been given the right to make its network device; restarting",
+    });
     running.stop().await;
     node.stop(GOODBYE).await;
-    Ok(())
+    match end {
+        End::Stop => Ok(()),
+        End::Restart(program) => Err(restart(&program)),
+    }
+}
+
+enum End {
+    Stop,
+    Restart(PathBuf),
+}
+
+/// Set in the environment of a restarted program: where a file's capabilities do not count (a `nosuid` mount), it would
+/// restart for ever.
+const RESTARTED: &str = "LANRAGE_RESTARTED_FOR_RIGHTS";
+
+/// Ends when the program file has been given the capability that the device lacks. A running program cannot gain it.
+async fn granted_rights(node: &Node) -> PathBuf {
+    if std::env::var_os(RESTARTED).is_some() {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(RIGHTS_EVERY).await;
+        let lacks = node.tun.send(GetTun).await.is_ok_and(|view| view.state == TunState::NoPermission);
+        if lacks
+            && system::has_net_admin() == Some(false)
+            && let Ok(program) = std::env::current_exe()
+            && system::file_grants_net_admin(&program)
+        {
+            return program;
+        }
+    }
+}
+
+/// Becomes the program anew, with the same arguments; returns only when that failed.
+fn restart(program: &Path) -> String {
+    let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).env(RESTARTED, "1").exec();
+    format!("LANrage could not restart itself ({error}); start it again")
 }
 
 /// What the player sees first: who and where this machine is, and what to do next.

@@ -63,8 +63,7 @@ fn one_node_per_data_folder_and_port() {
     let Some(lab) = Lab::new() else { return };
     let host = lab.host("a");
     let node = Node::start(&host, "alice", &NodeOptions::alone());
-    let mut second =
-        Node::launch_in(&host, "again", node.data(), &NodeOptions::alone().with(&["--api", "127.0.0.1:0"]));
+    let mut second = Node::launch_in(&host, "again", node.data(), &NodeOptions::alone());
     let ended = second.process().wait(PATIENCE);
     let said = second.said();
     assert!(!ended.success() && said.contains("already running") && said.contains("--data-dir"), "{said}");
@@ -172,4 +171,35 @@ fn without_the_right_to_make_a_device() {
         if clear { Ok(tun) } else { Err(said) }
     });
     shown(format!("API and discovery work without CAP_NET_ADMIN; {}", tun["problem"]));
+}
+
+#[test]
+fn a_player_without_rights_is_given_them() {
+    let Some(lab) = Lab::with_programs(&[("setpriv", "util-linux"), ("setcap", "libcap2-bin")]) else { return };
+    let [a_host, b_host] = lab.lan(["a", "b"]);
+    // A copy, so that the program under test does not keep the capability.
+    let program = a_host.dir().join("lanrage");
+    std::fs::copy(binary(), &program).expect("room for a copy");
+    let (program, data) = (program.to_str().unwrap(), a_host.dir().join("players-data"));
+    std::fs::create_dir(&data).unwrap();
+    a_host.run(&["chown", "nobody", data.to_str().unwrap()]).expect_ok();
+    let options = NodeOptions { program: Some(program.into()), ..NodeOptions::alone() };
+    let home = format!("HOME={}", data.display());
+    let user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "env", &home];
+    let mut a = Node::launch_in(&a_host, "alice", &data, &options.wrapped(&user));
+    a.wait_for_api();
+    let b = Node::start(&b_host, "bob", &NodeOptions::alone());
+    let (code, _) = a.create();
+    b.join(&code);
+    let state = |expected: &'static str| {
+        until(expected, PATIENCE, || {
+            let status = a.cli(&["status", "--json"]);
+            if status.all().contains(&format!("\"state\": \"{expected}\"")) { Ok(()) } else { Err(status.all()) }
+        });
+    };
+    state("no_permission");
+    a_host.run(&["setcap", "cap_net_admin+ep", program]).expect_ok();
+    state("up");
+    b.expect_ping(&a);
+    shown("an ordinary user without rights: setcap, and the device is up without a further command");
 }

@@ -93,7 +93,8 @@ pub struct DiscoveryActor {
     open: BTreeMap<LinkId, mpsc::Sender<Vec<u8>>>,
     next_link: u64,
     deferred: Vec<Action>,
-    pub(super) dht_nodes: BTreeSet<PeerId>,
+    /// The last lookup reached nobody, and nobody of the DHT has been connected since.
+    pub(super) dht_lost: bool,
     told: Vec<String>,
     /// Where each connected peer is.
     pub(super) remotes: BTreeMap<PeerId, Multiaddr>,
@@ -153,7 +154,7 @@ impl DiscoveryActor {
             open: BTreeMap::new(),
             next_link: 0,
             deferred: Vec::new(),
-            dht_nodes: BTreeSet::new(),
+            dht_lost: false,
             told: Vec::new(),
             remotes: BTreeMap::new(),
             own_address: None,
@@ -248,7 +249,7 @@ impl DiscoveryActor {
     fn dial_bootstrap(&mut self) {
         for index in 0..self.bootstrap.len() {
             let (peer, addr) = (self.bootstrap[index].peer, self.bootstrap[index].addr.clone());
-            self.swarm.behaviour_mut().kad.add_address(&peer, addr.clone());
+            // It enters the routing table once it is connected and turns out to speak the protocol.
             let opts = DialOpts::peer_id(peer).addresses(vec![addr]).build();
             if let Err(error) = self.swarm.dial(opts) {
                 self.bootstrap[index].last_error = Some(error.to_string());
@@ -319,6 +320,14 @@ impl DiscoveryActor {
                 self.add_link(node, stream, false);
             }
         }
+    }
+
+    /// Nodes in the routing table; none while they cannot be reached.
+    pub(super) fn dht_size(&mut self) -> usize {
+        if self.dht_lost {
+            return 0;
+        }
+        self.swarm.behaviour_mut().kad.kbuckets().map(|bucket| bucket.num_entries()).sum()
     }
 
     /// Tells the party under which addresses this node can be dialled, when that has changed.
@@ -522,7 +531,7 @@ impl Handler<GetDiscovery> for DiscoveryActor {
             listen_addrs: self.swarm.listeners().map(full).collect(),
             external_addrs: self.swarm.external_addresses().map(full).collect(),
             connected_nodes: self.swarm.network_info().num_peers(),
-            dht_nodes: self.dht_nodes.len(),
+            dht_nodes: self.dht_size(),
             bootstrap: self
                 .bootstrap
                 .iter()

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use libp2p::kad::{self, QueryResult};
 use libp2p::multiaddr::Protocol;
-use libp2p::swarm::SwarmEvent;
-use libp2p::{Multiaddr, PeerId, identify, mdns, relay};
+use libp2p::swarm::{DialError, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, TransportError, identify, mdns, relay};
 
 use super::actor::{DiscoveryActor, node_id, now};
 use super::filter;
@@ -34,6 +34,9 @@ impl DiscoveryActor {
                 if let Some(bootstrap) = self.bootstrap.iter_mut().find(|bootstrap| bootstrap.peer == peer_id) {
                     bootstrap.reached = true;
                     bootstrap.last_error = None;
+                    if self.dht_lost {
+                        self.dht_seen(false);
+                    }
                 }
                 if let Some(node) = node_id(&peer_id) {
                     self.planner.connected(now(), node);
@@ -49,7 +52,7 @@ impl DiscoveryActor {
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 tracing::debug!(%peer, %error, "could not be reached");
                 if let Some(bootstrap) = self.bootstrap.iter_mut().find(|bootstrap| bootstrap.peer == peer) {
-                    bootstrap.last_error = Some(short(&error.to_string()));
+                    bootstrap.last_error = Some(reason(&error));
                 }
                 if let Some(node) = node_id(&peer) {
                     self.planner.dial_failed(now(), node);
@@ -83,6 +86,9 @@ impl DiscoveryActor {
             && listening.try_send(Listening(text)).is_err()
         {
             tracing::warn!(%address, "listening, but nobody was told");
+        }
+        if filter::ip_of(&address).is_some_and(|ip| !ip.is_loopback()) {
+            self.planner.network_changed(now());
         }
         self.tell_own_addrs();
     }
@@ -124,14 +130,8 @@ impl DiscoveryActor {
 
     fn on_kad(&mut self, event: kad::Event) {
         match event {
-            kad::Event::RoutingUpdated { peer, old_peer, .. } => {
-                self.dht_nodes.insert(peer);
-                if let Some(old) = old_peer {
-                    self.dht_nodes.remove(&old);
-                }
-                self.planner.dht_size(now(), self.dht_nodes.len());
-            }
-            kad::Event::OutboundQueryProgressed { result, step, .. } => match result {
+            kad::Event::RoutingUpdated { .. } => self.dht_seen(false),
+            kad::Event::OutboundQueryProgressed { result, step, stats, .. } => match result {
                 QueryResult::GetProviders(result) => {
                     let found: Vec<PeerId> = match result {
                         Ok(kad::GetProvidersOk::FoundProviders { providers, .. }) => providers.into_iter().collect(),
@@ -139,6 +139,9 @@ impl DiscoveryActor {
                     };
                     if step.last {
                         self.view.lookups += 1;
+                        if stats.num_successes() == 0 {
+                            self.dht_seen(true);
+                        }
                     }
                     self.on_found(&found);
                 }
@@ -152,6 +155,12 @@ impl DiscoveryActor {
             | kad::Event::InboundRequest { .. }
             | kad::Event::ModeChanged { .. } => {}
         }
+    }
+
+    fn dht_seen(&mut self, lost: bool) {
+        self.dht_lost = lost;
+        let size = self.dht_size();
+        self.planner.dht_size(now(), size);
     }
 
     /// The addresses came with the answer and are known to Kademlia while its query runs: dial now.
@@ -225,8 +234,42 @@ impl DiscoveryActor {
     }
 }
 
-/// libp2p's dial errors list every address; one line is enough for a status.
-fn short(text: &str) -> String {
-    let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
-    line.chars().take(200).collect()
+/// What went wrong in the end, for a status line: libp2p's own text lists every address and layer.
+fn reason(error: &DialError) -> String {
+    let mut reasons: Vec<String> = match error {
+        DialError::Transport(failed) => failed.iter().map(|(_, error)| innermost(error)).collect(),
+        other => vec![other.to_string()],
+    };
+    reasons.sort_unstable();
+    reasons.dedup();
+    reasons.join("; ").chars().take(200).collect()
+}
+
+fn innermost(error: &TransportError<std::io::Error>) -> String {
+    let mut inner: &dyn std::error::Error = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    let text = inner.to_string();
+    // Some layers only format what is inside them: the last line is the cause.
+    text.lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or("no connection")
+        .trim_start_matches("- ")
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_is_told_and_not_the_layers() {
+        let inner = std::io::Error::other("Multiple dial errors occurred:\n - Network is unreachable (os error 101)\n");
+        let error =
+            DialError::Transport(vec![("/ip4/203.0.113.1/tcp/1".parse().unwrap(), TransportError::Other(inner))]);
+        assert_eq!(reason(&error), "Network is unreachable (os error 101)");
+    }
 }

@@ -263,7 +263,17 @@ impl Planner {
         }
     }
 
-    /// Seen that a proved member behind this link is worth keeping: forget earlier failures.
+    /// This machine has a new address: what failed before may work now.
+    pub fn network_changed(&mut self, now: Instant) {
+        self.next_bootstrap = now;
+        self.bootstrap_tries = 0;
+        for node in self.nodes.values_mut().filter(|node| node.wanted && node.attempt_since.is_none()) {
+            node.failures = 0;
+            node.next_try = now;
+        }
+    }
+
+    /// How many nodes of the DHT can be asked.
     pub fn dht_size(&mut self, now: Instant, nodes: usize) {
         if self.dht_nodes == 0 && nodes > 0 {
             self.bootstrap_tries = 0;

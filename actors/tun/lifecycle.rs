@@ -137,8 +137,7 @@ fn describe(name: &str, exe: &str, error: &OpenError) -> (TunState, String) {
         OpenError::Capability => (
             TunState::NoPermission,
             format!(
-                "no permission to create the network device {name}; run: {setcap} and start LANrage again (a running \
-                 program cannot gain the right)"
+                "no permission to create the network device {name}; run this, and LANrage goes on by itself: {setcap}"
             ),
         ),
         OpenError::NodeForbidden(node) => {

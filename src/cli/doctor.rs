@@ -155,7 +155,7 @@ fn rights(local: &Local, node: Option<&Node>) -> Check {
         Some(false) => Check::fail(
             name,
             "LANrage may not set up its network device, so games cannot reach the party",
-            format!("run once, then start LANrage again: sudo setcap cap_net_admin+ep {program}"),
+            format!("run once; a LANrage that runs goes on by itself: sudo setcap cap_net_admin+ep {program}"),
         ),
         None => Check::warn(
             name,

@@ -36,6 +36,8 @@ pub(crate) struct NodeOptions {
     pub(crate) more: Vec<String>,
     /// A command that runs the node (`setpriv …`), put in front.
     pub(crate) wrapper: Vec<String>,
+    /// Another file than the program under test, such as a copy of it.
+    pub(crate) program: Option<String>,
 }
 
 impl NodeOptions {
@@ -270,7 +272,7 @@ fn text(answer: &Answer, key: &str) -> String {
 }
 
 fn spawn(host: &Host, name: &str, data: &Path, options: &NodeOptions) -> Process {
-    let binary = binary();
+    let binary = options.program.clone().unwrap_or_else(binary);
     let data = data.to_str().unwrap();
     let mut args: Vec<&str> = options.wrapper.iter().map(String::as_str).collect();
     args.extend([&binary, "up", "--data-dir", data, "--name", name, "--api", API, "--no-default-bootstrap"]);
