@@ -140,9 +140,12 @@ fn describe(name: &str, exe: &str, error: &OpenError) -> (TunState, String) {
                 "no permission to create the network device {name}; run this, and LANrage goes on by itself: {setcap}"
             ),
         ),
-        OpenError::NodeForbidden(node) => {
-            (TunState::NoPermission, format!("no permission to open {node}; run: sudo chmod a+rw {node} && {setcap}"))
-        }
+        OpenError::NodeForbidden(node) => (
+            TunState::NoPermission,
+            format!(
+                "no permission to open {node}; run this, and LANrage goes on by itself: sudo chmod a+rw {node} && {setcap}"
+            ),
+        ),
         OpenError::NodeMissing(node) => {
             (TunState::NoPermission, format!("{node} does not exist; run: sudo modprobe tun"))
         }
