@@ -24,7 +24,7 @@ const MAILBOX: usize = 256;
 /// Batches kept while the socket is full.
 const SEND_QUEUE: usize = 64;
 /// Receive rounds before other actors get their turn.
-const RECEIVE_ROUNDS: usize = 8;
+const RECEIVE_ROUNDS: usize = 2;
 /// How often the interfaces are looked at for changes.
 const WATCH_INTERFACES: Duration = Duration::from_secs(2);
 

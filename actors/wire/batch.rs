@@ -11,7 +11,7 @@ pub const MAX_BATCH_PACKETS: usize = 128;
 /// At most this many bytes in one batch: two reads of the largest segmented packet fit.
 pub const MAX_BATCH_BYTES: usize = 160 * 1024;
 /// At most this many idle buffers are kept by a thread; more are freed.
-const POOL_BUFFERS: usize = 128;
+const POOL_BUFFERS: usize = 64;
 
 thread_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
