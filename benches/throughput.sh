@@ -185,6 +185,8 @@ block() {
     note "$round" "$path" loaded_ping_lost_pct "$lost"
 
     if [[ $path == lanrage ]]; then
+        note "$round" "$path" rss_loaded_mib "$(jq -n "[$(rss_of "${node_pids[0]}" VmRSS), $(rss_of "${node_pids[1]}" VmRSS)] | max")"
+        # The 64 MiB of Argon2id, once at each create and join, are in this one.
         note "$round" "$path" rss_peak_mib "$(jq -n "[$(rss_of "${node_pids[0]}" VmHWM), $(rss_of "${node_pids[1]}" VmHWM)] | max")"
     fi
 }
