@@ -1,0 +1,91 @@
+//! `[run]` of a tier 3 scenario.
+
+use serde::Deserialize;
+
+use super::hostile::Deed;
+use crate::scenario::{Scenario, ScenarioError};
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub(super) enum Settings {
+    Lookup(Lookup),
+}
+
+/// How the nodes' tables come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Formation {
+    /// Filled from outside, with what long service would have put there.
+    Filled,
+    /// Every node joins through others, one after the other.
+    Grown,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Dht {
+    pub(super) formation: Formation,
+    /// Part of the nodes that lose power once all tables are full: 0 to 1.
+    #[serde(default)]
+    pub(super) gone: f64,
+    /// Part of the nodes that are hostile: 0 to 1.
+    #[serde(default)]
+    pub(super) hostile: f64,
+    /// What those do.
+    pub(super) deed: Option<Deed>,
+    /// Sybils around each rendezvous key, on top of `peers`.
+    #[serde(default)]
+    pub(super) sybils: usize,
+    /// Part of the nodes that serve circuits: 0 to 1.
+    #[serde(default)]
+    pub(super) relays: f64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Lookup {
+    pub(super) dht: Dht,
+    /// Rendezvous keys: each is published by one client and then looked up by another.
+    pub(super) keys: usize,
+    /// Clients that take turns.
+    pub(super) clients: usize,
+    pub(super) expect: LookupExpect,
+}
+
+/// Parts are 0 to 1, times virtual seconds.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LookupExpect {
+    /// Part of the keys that at least one honest node holds after publishing.
+    pub(super) published: f64,
+    /// Part of the look-ups that name the real provider.
+    pub(super) found: f64,
+    /// 95 % of the successful look-ups name it by then.
+    pub(super) found_within: f64,
+}
+
+impl Settings {
+    pub(super) fn of(scenario: &Scenario) -> Result<Self, ScenarioError> {
+        let settings: Self = scenario.settings()?;
+        let Self::Lookup(lookup) = &settings;
+        if lookup.clients < 2 || lookup.keys == 0 {
+            return Err(scenario.invalid("in [run]: at least 2 `clients` and 1 of `keys`"));
+        }
+        lookup.dht.check(scenario)?;
+        Ok(settings)
+    }
+}
+
+impl Dht {
+    fn check(&self, scenario: &Scenario) -> Result<(), ScenarioError> {
+        for (key, part) in [("gone", self.gone), ("hostile", self.hostile), ("relays", self.relays)] {
+            if !(0.0..=1.0).contains(&part) {
+                return Err(scenario.invalid(format!("in [run.dht]: `{key}` is {part}; a part is 0 to 1")));
+            }
+        }
+        if (self.hostile > 0.0) != matches!(self.deed, Some(Deed::Drop | Deed::Lie)) {
+            return Err(scenario.invalid("in [run.dht]: `hostile` and `deed` (\"drop\" or \"lie\") belong together"));
+        }
+        Ok(())
+    }
+}
