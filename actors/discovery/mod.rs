@@ -13,6 +13,7 @@ mod transport;
 use std::net::IpAddr;
 
 pub use actor::{BindDiscovery, DiscoveryActor, DiscoveryError, Links};
+pub use transport::{Network, Secured};
 
 /// What kind of node this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,8 @@ use libp2p::{
 };
 
 use super::filter::DialPolicy;
-use super::{DiscoveryConfig, Role, transport};
+use super::transport::{self, Network};
+use super::{DiscoveryConfig, Role};
 
 pub(super) const PARTY_PROTOCOL: StreamProtocol = StreamProtocol::new("/lanrage/party/1");
 
@@ -46,17 +47,22 @@ pub(super) struct Behaviour {
 
 /// # Errors
 /// When the transport cannot be built, or the DHT protocol name is not one.
-pub(super) fn build(config: &DiscoveryConfig, keypair: &Keypair, policy: &DialPolicy) -> io::Result<Swarm<Behaviour>> {
-    let (transport, relay_client) = transport::build(keypair, policy)?;
+pub(super) fn build(
+    config: &DiscoveryConfig,
+    keypair: &Keypair,
+    policy: &DialPolicy,
+    network: Option<Network>,
+) -> io::Result<Swarm<Behaviour>> {
     let local = keypair.public().to_peer_id();
     let headless = config.role == Role::Relay;
+    let (substitute, listen, memory_limit) = match network {
+        Some(network) => (Some(network.transport), network.listen, network.memory_limit),
+        None => (None, Vec::new(), if headless { MEMORY_LIMIT_RELAY } else { MEMORY_LIMIT_NODE }),
+    };
+    let (transport, relay_client) = transport::build(keypair, policy, substitute)?;
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits(config.role)),
-        memory: memory_connection_limits::Behaviour::with_max_bytes(if headless {
-            MEMORY_LIMIT_RELAY
-        } else {
-            MEMORY_LIMIT_NODE
-        }),
+        memory: memory_connection_limits::Behaviour::with_max_bytes(memory_limit),
         identify: identify::Behaviour::new(
             identify::Config::new("/lanrage/1".to_owned(), keypair.public())
                 .with_agent_version(concat!("lanrage/", env!("CARGO_PKG_VERSION")).to_owned())
@@ -75,7 +81,11 @@ pub(super) fn build(config: &DiscoveryConfig, keypair: &Keypair, policy: &DialPo
     };
     let swarm_config =
         swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT).with_smart_dial();
-    Ok(Swarm::new(transport, behaviour, local, swarm_config))
+    let mut swarm = Swarm::new(transport, behaviour, local, swarm_config);
+    for addr in listen {
+        swarm.listen_on(addr).map_err(|error| io::Error::other(error.to_string()))?;
+    }
+    Ok(swarm)
 }
 
 fn limits(role: Role) -> ConnectionLimits {

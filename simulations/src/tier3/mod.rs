@@ -11,6 +11,7 @@ pub mod kadwire;
 mod lookup;
 pub mod net;
 pub mod node;
+mod party;
 pub mod pipe;
 mod settings;
 pub mod transport;
@@ -48,6 +49,7 @@ impl Tier for Tier3 {
         let broken = |error: io::Error| job.scenario.invalid(error.to_string());
         match Settings::of(job.scenario)? {
             Settings::Lookup(settings) => in_virtual_time(lookup::run(job, &settings, report)).map_err(broken),
+            Settings::Party(settings) => in_virtual_time(party::run(job, &settings, report)).map_err(broken),
         }
     }
 }

@@ -8,7 +8,10 @@ use crate::scenario::{Scenario, ScenarioError};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub(super) enum Settings {
+    /// Publish and look up.
     Lookup(Lookup),
+    /// Players find each other and talk.
+    Party(Party),
 }
 
 /// How the nodes' tables come about.
@@ -64,14 +67,48 @@ pub(super) struct LookupExpect {
     pub(super) found_within: f64,
 }
 
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Party {
+    pub(super) dht: Dht,
+    pub(super) parties: usize,
+    /// Of each party.
+    pub(super) members: usize,
+    /// The first so many of each party.
+    #[serde(default)]
+    pub(super) behind_nat: usize,
+    /// Virtual seconds between two players.
+    pub(super) join_every: f64,
+    /// All pairs must be linked so many virtual seconds after the last player joined.
+    pub(super) linked_within: f64,
+}
+
 impl Settings {
     pub(super) fn of(scenario: &Scenario) -> Result<Self, ScenarioError> {
         let settings: Self = scenario.settings()?;
-        let Self::Lookup(lookup) = &settings;
-        if lookup.clients < 2 || lookup.keys == 0 {
-            return Err(scenario.invalid("in [run]: at least 2 `clients` and 1 of `keys`"));
+        match &settings {
+            Self::Lookup(lookup) => {
+                if lookup.clients < 2 || lookup.keys == 0 {
+                    return Err(scenario.invalid("in [run]: at least 2 `clients` and 1 of `keys`"));
+                }
+                lookup.dht.check(scenario)?;
+            }
+            Self::Party(party) => {
+                if party.members < 2 || party.parties == 0 || party.behind_nat > party.members {
+                    return Err(
+                        scenario.invalid("in [run]: at least 2 `members`, 1 of `parties`, `behind_nat` <= `members`")
+                    );
+                }
+                for (key, seconds) in [("join_every", party.join_every), ("linked_within", party.linked_within)] {
+                    if !(0.0..=1e6).contains(&seconds) {
+                        return Err(
+                            scenario.invalid(format!("in [run]: `{key}` is {seconds}; it is 0 to 1000000 seconds"))
+                        );
+                    }
+                }
+                party.dht.check(scenario)?;
+            }
         }
-        lookup.dht.check(scenario)?;
         Ok(settings)
     }
 }
