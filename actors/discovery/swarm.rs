@@ -101,12 +101,19 @@ fn limits(role: Role) -> ConnectionLimits {
         .with_max_established_per_peer(Some(6))
 }
 
+/// How LANrage uses Kademlia, also where the simulation looks up without an actor.
+#[must_use]
+pub fn kademlia(protocol: StreamProtocol) -> kad::Config {
+    let mut settings = kad::Config::new(protocol);
+    settings.set_query_timeout(QUERY_TIMEOUT);
+    settings
+}
+
 fn kad(config: &DiscoveryConfig, local: PeerId) -> io::Result<kad::Behaviour<MemoryStore>> {
     let protocol = StreamProtocol::try_from_owned(config.dht_protocol.clone()).map_err(|_| {
         io::Error::other(format!("`{}` is no DHT protocol name: it must start with /", config.dht_protocol))
     })?;
-    let mut settings = kad::Config::new(protocol);
-    settings.set_query_timeout(QUERY_TIMEOUT);
+    let settings = kademlia(protocol);
     let store = MemoryStore::with_config(
         local,
         MemoryStoreConfig { max_provided_keys: 16 * 1024, ..MemoryStoreConfig::default() },

@@ -14,7 +14,7 @@ use libp2p::{Multiaddr, PeerId, Transport, noise, quic, relay, tcp, yamux};
 use super::filter::DialPolicy;
 
 /// Long enough for a handshake over a bad line, short enough that a dead address does not hold up the next one.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections that are secured and multiplexed.
 pub type Secured = Boxed<(PeerId, StreamMuxerBox)>;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::dht::{Dht, ratio};
 use super::net::now;
-use super::node::{Duty, Node};
+use super::node::{Duty, Node, Tuning};
 use super::settings::Lookup;
 use crate::charts::Chart;
 use crate::report::{Report, Table, percentile, spread};
@@ -42,7 +42,7 @@ pub(super) async fn run(job: &Job<'_>, settings: &Lookup, report: &mut Report) -
     let start = now();
     let mut rng = ChaCha12Rng::seed_from_u64(job.seed);
     let dht = Dht::form(&mut rng, job.peers as usize, settings.keys, &settings.dht, job.progress).await?;
-    let clients = clients(&mut rng, &dht, settings.clients).await?;
+    let clients = clients(&mut rng, &dht, settings.clients, settings.tuning).await?;
     let mut measured = Measured::default();
     for index in 0..dht.keys.len() {
         job.progress.set(0.5 + 0.5 * ratio(index, dht.keys.len()), "publish and look up");
@@ -59,11 +59,11 @@ pub(super) async fn run(job: &Job<'_>, settings: &Lookup, report: &mut Report) -
     Ok(())
 }
 
-async fn clients(rng: &mut ChaCha12Rng, dht: &Dht, count: usize) -> io::Result<Vec<Node>> {
+async fn clients(rng: &mut ChaCha12Rng, dht: &Dht, count: usize, tuning: Tuning) -> io::Result<Vec<Node>> {
     let mut clients = Vec::new();
     for _ in 0..count {
         let (host, keys) = (dht.net.host(rng, false), super::keys(rng));
-        let client = Node::start(&dht.net, host, &keys, Duty::Client, &dht.hops)?;
+        let client = Node::start(&dht.net, host, &keys, Duty::Client(tuning), &dht.hops)?;
         for contact in dht.contacts(rng) {
             client.kad(|kad| kad.add_address(&contact.peer, contact.addr.clone()));
         }

@@ -4,11 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::future::poll_fn;
 use std::io;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
+use lanrage_actors::discovery::UPGRADE_TIMEOUT;
 use libp2p::identity::Keypair;
 use libp2p::kad::store::{MemoryStore, RecordStore as _};
 use libp2p::kad::{self, QueryId, QueryResult, QueryStats};
@@ -16,6 +18,7 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, identify, ping, relay, swarm};
+use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -29,8 +32,6 @@ use super::transport;
 /// A DHT of its own name, so that the shipped rules for private DHTs apply.
 pub const DHT: &str = "/lanrage/kad/1.0.0";
 pub const PORT: u16 = 4_001;
-/// As shipped.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 /// libp2p's default.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,6 +44,29 @@ pub(super) struct Behaviour {
     relay: Toggle<relay::Behaviour>,
 }
 
+/// What a client does otherwise than what ships, to see what it would be worth. Times are virtual seconds.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuning {
+    /// Requests at once.
+    parallelism: Option<NonZeroUsize>,
+    /// For a connection and its handshake.
+    dial_timeout: Option<f64>,
+    /// For an answer.
+    answer_timeout: Option<f64>,
+}
+
+impl Tuning {
+    pub(super) fn check(&self) -> Result<(), String> {
+        for (key, seconds) in [("dial_timeout", self.dial_timeout), ("answer_timeout", self.answer_timeout)] {
+            if let Some(seconds) = seconds.filter(|seconds| !(0.1..=600.0).contains(seconds)) {
+                return Err(format!("`{key}` is {seconds}; it is 0.1 to 600 seconds"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What a node is there for.
 #[derive(Debug, Clone)]
 pub enum Duty {
@@ -53,7 +77,7 @@ pub enum Duty {
         filled: bool,
     },
     /// Looks up and publishes; nobody asks it.
-    Client,
+    Client(Tuning),
     Hostile(Conduct),
 }
 
@@ -93,21 +117,30 @@ impl Node {
     pub fn start(net: &Network, host: HostId, keys: &Keypair, duty: Duty, hops: &Hops) -> io::Result<Self> {
         let peer = keys.public().to_peer_id();
         let protocol = StreamProtocol::new(DHT);
-        let kad = |mode, periodic: bool| {
-            let mut settings = kad::Config::new(protocol.clone());
-            settings.set_query_timeout(QUERY_TIMEOUT);
-            if !periodic {
-                settings.set_periodic_bootstrap_interval(None);
-            }
+        let (mode, tuning) = match &duty {
+            Duty::Server { .. } | Duty::Hostile(_) => (kad::Mode::Server, Tuning::default()),
+            Duty::Client(tuning) => (kad::Mode::Client, *tuning),
+        };
+        let (relays, filled) = match &duty {
+            Duty::Server { relay, filled } => (*relay, *filled),
+            Duty::Client(_) | Duty::Hostile(_) => (false, false),
+        };
+        let mut settings = lanrage_actors::discovery::kademlia(protocol.clone());
+        if filled {
+            settings.set_periodic_bootstrap_interval(None);
+        }
+        if let Some(parallelism) = tuning.parallelism {
+            settings.set_parallelism(parallelism);
+        }
+        if let Some(seconds) = tuning.answer_timeout {
+            settings.set_substreams_timeout(Duration::from_secs_f64(seconds));
+        }
+        let dial_timeout = tuning.dial_timeout.map_or(UPGRADE_TIMEOUT, Duration::from_secs_f64);
+        let kad = (!matches!(duty, Duty::Hostile(_))).then(|| {
             let mut kad = kad::Behaviour::with_config(peer, MemoryStore::new(peer), settings);
             kad.set_mode(Some(mode));
             kad
-        };
-        let (kad, relays, filled) = match &duty {
-            Duty::Server { relay, filled } => (Some(kad(kad::Mode::Server, !filled)), *relay, *filled),
-            Duty::Client => (Some(kad(kad::Mode::Client, true)), false, false),
-            Duty::Hostile(_) => (None, false, false),
-        };
+        });
         let behaviour = Behaviour {
             identify: identify::Behaviour::new(identify::Config::new("/ipfs/0.1.0".to_owned(), keys.public())),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(3_600))),
@@ -116,7 +149,8 @@ impl Node {
             relay: relays.then(|| relay::Behaviour::new(peer, relay::Config::default())).into(),
         };
         let settings = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
-        let mut swarm = Swarm::new(transport::secured(net.clone(), host, keys)?, behaviour, peer, settings);
+        let mut swarm =
+            Swarm::new(transport::secured(net.clone(), host, keys, dial_timeout)?, behaviour, peer, settings);
         let addr = transport::tcp(net.local(host), PORT);
         swarm.listen_on(addr.clone()).map_err(io::Error::other)?;
         swarm.add_external_address(addr.clone());
@@ -125,7 +159,7 @@ impl Node {
                 let accepted = swarm.behaviour().streams.new_control().accept(protocol);
                 Some((accepted.map_err(io::Error::other)?, conduct.clone()))
             }
-            Duty::Server { .. } | Duty::Client => None,
+            Duty::Server { .. } | Duty::Client(_) => None,
         };
         let swarm = Rc::new(RefCell::new(swarm));
         let (waker, queries) = (Rc::new(RefCell::new(None)), Rc::new(Queries::default()));

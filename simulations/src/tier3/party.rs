@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use lanrage_actors::discovery::messages::{
-    GetDiscovery, LinkClosed, LinkFrame, LinkId, LinkOpened, OwnAddrs, Seek, SendFrame,
+    GetDiscovery, LinkClosed, LinkFrame, LinkId, LinkOpened, NodeAddrs, OwnAddrs, Seek, SendFrame,
 };
-use lanrage_actors::discovery::{BindDiscovery, DiscoveryActor, DiscoveryConfig, Links, Network as Stack, Role};
+use lanrage_actors::discovery::{
+    BindDiscovery, DiscoveryActor, DiscoveryConfig, Links, Network as Stack, Role, UPGRADE_TIMEOUT,
+};
 use lanrage_actors::wire::NodeId;
 use libp2p::PeerId;
 use rand_chacha::ChaCha12Rng;
@@ -48,6 +50,7 @@ struct Seen {
 
 /// Answers each ping; sends pings on the links that it opened.
 struct Recorder {
+    key: [u8; 32],
     seen: Rc<RefCell<Seen>>,
     discovery: Addr<DiscoveryActor>,
 }
@@ -82,6 +85,11 @@ impl Handler<LinkOpened> for Recorder {
             let mut seen = self.seen.borrow_mut();
             seen.links.insert(opened.link, opened.node);
             seen.opened.entry(opened.node).or_insert((now(), opened.remote_ip.is_none()));
+        }
+        // As the party does: whoever was found is kept, and the search becomes calm.
+        let nodes = self.seen.borrow().opened.keys().map(|&node| NodeAddrs { node, addrs: Vec::new() }).collect();
+        if self.discovery.try_send(Seek { keys: vec![self.key], nodes, eager: false }).is_err() {
+            self.seen.borrow_mut().unsent += 1;
         }
         for _ in 0..FRAMES {
             // The time of sending is inside; the process starts at zero.
@@ -183,13 +191,13 @@ fn join(rng: &mut ChaCha12Rng, dht: &Dht, party: usize, behind_nat: bool, key: [
         public_ips: Vec::new(),
     };
     let stack = Stack {
-        transport: transport::secured(dht.net.clone(), host, &keys)?,
+        transport: transport::secured(dht.net.clone(), host, &keys, UPGRADE_TIMEOUT)?,
         listen: vec![transport::tcp(dht.net.local(host), PORT)],
         memory_limit: NO_LIMIT,
     };
     let discovery = DiscoveryActor::with_network(config, signing, stack).map_err(io::Error::other)?.start();
     let seen = Rc::new(RefCell::new(Seen::default()));
-    let recorder = Recorder { seen: seen.clone(), discovery: discovery.clone() }.start();
+    let recorder = Recorder { key, seen: seen.clone(), discovery: discovery.clone() }.start();
     let links = Links {
         opened: recorder.clone().recipient(),
         frame: recorder.clone().recipient(),

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::hostile::Deed;
+use super::node::Tuning;
 use crate::scenario::{Scenario, ScenarioError};
 
 #[derive(Debug, Clone, Deserialize)]
@@ -52,6 +53,8 @@ pub(super) struct Lookup {
     pub(super) keys: usize,
     /// Clients that take turns.
     pub(super) clients: usize,
+    #[serde(default)]
+    pub(super) tuning: Tuning,
     pub(super) expect: LookupExpect,
 }
 
@@ -91,6 +94,7 @@ impl Settings {
                 if lookup.clients < 2 || lookup.keys == 0 {
                     return Err(scenario.invalid("in [run]: at least 2 `clients` and 1 of `keys`"));
                 }
+                lookup.tuning.check().map_err(|why| scenario.invalid(format!("in [run.tuning]: {why}")))?;
                 lookup.dht.check(scenario)?;
             }
             Self::Party(party) => {

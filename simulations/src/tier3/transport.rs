@@ -18,8 +18,6 @@ use libp2p::{Multiaddr, PeerId, Transport, noise, yamux};
 use super::net::{HostId, Network};
 use super::pipe::Connection;
 
-/// What the shipped transport allows for a connection and its handshake.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// An unanswered SYN; the limit above is shorter, as it is in the shipped program.
 const SYN_TIMEOUT: Duration = Duration::from_secs(130);
 
@@ -39,17 +37,22 @@ impl VirtualTcp {
     }
 }
 
-/// With noise and yamux on top.
+/// With noise and yamux on top; `timeout` is for a connection and its handshake.
 ///
 /// # Errors
 /// When the noise keys cannot be made.
-pub fn secured(net: Network, host: HostId, keys: &Keypair) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
+pub fn secured(
+    net: Network,
+    host: HostId,
+    keys: &Keypair,
+    timeout: Duration,
+) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
     let noise = noise::Config::new(keys).map_err(io::Error::other)?;
     Ok(VirtualTcp::new(net, host)
         .upgrade(upgrade::Version::V1Lazy)
         .authenticate(noise)
         .multiplex(yamux::Config::default())
-        .timeout(UPGRADE_TIMEOUT)
+        .timeout(timeout)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .boxed())
 }
