@@ -13,8 +13,9 @@ use libp2p::{Multiaddr, PeerId, Transport, noise, quic, relay, tcp, yamux};
 
 use super::filter::DialPolicy;
 
-/// Long enough for a handshake over a bad line, short enough that a dead address does not hold up the next one.
-pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Long enough for a handshake over a bad line with a lost SYN, short enough that a dead address does not hold up the
+/// next one.
+pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections that are secured and multiplexed.
 pub type Secured = Boxed<(PeerId, StreamMuxerBox)>;
