@@ -12,7 +12,7 @@ use crate::charts::{Chart, Series, Shape};
 use crate::corpus::{self, Entry};
 use crate::progress::Progress;
 use crate::report::{Report, Table};
-use crate::scenario::{self, Scenario};
+use crate::scenario;
 use crate::{run, tier};
 
 /// Runs LANrage's machines and actors as virtual peers in virtual time. See docs/simulation.md.
@@ -58,6 +58,9 @@ enum Command {
         seeds: Range,
         #[arg(long)]
         peers: Option<u32>,
+        /// Where a failure is kept [default: simulations/corpus]
+        #[arg(long, value_name = "DIR")]
+        corpus: Option<PathBuf>,
     },
     /// Run one scenario with several numbers of peers and show how its figures grow
     Sweep {
@@ -109,7 +112,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::List => list(),
         Command::Replay { file: Some(file) } => replay(&file),
         Command::Replay { file: None } => replay_all(),
-        Command::Explore { scenario, seeds, peers } => explore(&scenario, seeds, peers),
+        Command::Explore { scenario, seeds, peers, corpus } => {
+            explore(&scenario, seeds, peers, &corpus.unwrap_or_else(corpus::folder))
+        }
         Command::Sweep { scenario, peers, seed, report } => sweep(&scenario, &peers, seed, report.as_deref()),
     };
     match outcome {
@@ -247,7 +252,7 @@ fn replay_all() -> Outcome {
     Ok(all)
 }
 
-fn explore(name: &str, seeds: Range, peers: Option<u32>) -> Outcome {
+fn explore(name: &str, seeds: Range, peers: Option<u32>, corpus: &Path) -> Outcome {
     let scenario = scenario::find(name).map_err(words)?;
     let peers = peers.unwrap_or(scenario.peers);
     let progress = Progress::on_terminal();
@@ -260,7 +265,7 @@ fn explore(name: &str, seeds: Range, peers: Option<u32>) -> Outcome {
             continue;
         }
         progress.done();
-        let entry = keep(&scenario, &report, seed, peers)?;
+        let entry = entry(name, &report, seed, peers)?.save(corpus, &scenario.name).map_err(words)?;
         println!("seed {seed} of {name} fails with {peers} peers:");
         for failure in report["failures"].as_array().into_iter().flatten().take(10) {
             println!("  at {} s: {}", failure["at"], failure["what"].as_str().unwrap_or(""));
@@ -273,17 +278,16 @@ fn explore(name: &str, seeds: Range, peers: Option<u32>) -> Outcome {
     Ok(true)
 }
 
-fn keep(scenario: &Scenario, report: &serde_json::Value, seed: u64, peers: u32) -> Result<PathBuf, String> {
-    let entry = Entry {
-        scenario: scenario.name.clone(),
+fn entry(name: &str, report: &serde_json::Value, seed: u64, peers: u32) -> Result<Entry, String> {
+    Ok(Entry {
+        scenario: name.to_owned(),
         seed,
         peers,
         about: String::new(),
         trace_hash: report["trace_hash"].as_str().unwrap_or("").to_owned(),
         failures: serde_json::from_value(report["failures"].clone()).map_err(words)?,
         tail: serde_json::from_value(report["trace_tail"].clone()).map_err(words)?,
-    };
-    entry.save(&corpus::folder()).map_err(words)
+    })
 }
 
 fn sweep(name: &str, sizes: &[u32], seed: Option<u64>, folder: Option<&Path>) -> Outcome {

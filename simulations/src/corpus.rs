@@ -12,6 +12,7 @@ use crate::scenario;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
+    /// A name, or a path that ends in .toml.
     pub scenario: String,
     pub seed: u64,
     pub peers: u32,
@@ -26,13 +27,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Writes it into `folder` under a name that says what it is.
+    /// Writes it into `folder` under a name that says what it is; `name` is the scenario's.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn save(&self, folder: &Path) -> io::Result<PathBuf> {
+    pub fn save(&self, folder: &Path, name: &str) -> io::Result<PathBuf> {
         std::fs::create_dir_all(folder)?;
-        let path = folder.join(format!("{}-{}-{}.toml", self.scenario, self.peers, self.seed));
+        let path = folder.join(format!("{name}-{}-{}.toml", self.peers, self.seed));
         let text = toml::to_string_pretty(self).map_err(io::Error::other)?;
         std::fs::write(&path, text)?;
         Ok(path)

@@ -84,7 +84,7 @@ impl Handler<LinkOpened> for Recorder {
         {
             let mut seen = self.seen.borrow_mut();
             seen.links.insert(opened.link, opened.node);
-            seen.opened.entry(opened.node).or_insert((now(), opened.remote_ip.is_none()));
+            seen.opened.entry(opened.node).or_insert_with(|| (now(), opened.remote_ip.is_none()));
         }
         // As the party does: whoever was found is kept, and the search becomes calm.
         let nodes = self.seen.borrow().opened.keys().map(|&node| NodeAddrs { node, addrs: Vec::new() }).collect();
@@ -170,7 +170,8 @@ pub(super) async fn run(job: &Job<'_>, settings: &Party, report: &mut Report) ->
     }
     tokio::time::sleep(Duration::from_secs_f64(settings.linked_within)).await;
     job.progress.set(0.95, "what they saw");
-    judge(&dht, &players, settings, start, report).await;
+    judge(&dht, &players, settings, start, report);
+    ask(&players, start, report).await;
     report.finish(start.elapsed());
     Ok(())
 }
@@ -213,7 +214,7 @@ fn join(rng: &mut ChaCha12Rng, dht: &Dht, party: usize, behind_nat: bool, key: [
     Ok(Player { node, host, behind_nat, party, joined: now(), discovery, seen })
 }
 
-async fn judge(dht: &Dht, players: &[Player], settings: &Party, start: Instant, report: &mut Report) {
+fn judge(dht: &Dht, players: &[Player], settings: &Party, start: Instant, report: &mut Report) {
     let (mut direct, mut circuit, mut missing) = (Vec::new(), Vec::new(), 0);
     let (mut echoes, mut kilobytes) = (Vec::new(), Vec::new());
     for (index, player) in players.iter().enumerate() {
@@ -269,18 +270,24 @@ async fn judge(dht: &Dht, players: &[Player], settings: &Party, start: Instant, 
         echoes.extend(seen.echoes.iter().map(|echo| echo.as_secs_f64() * 1000.0));
         let (sent, received) = dht.net.bytes(player.host);
         kilobytes.push((sent + received) as f64 / 1000.0);
-        drop(seen);
-        if let Ok(view) = player.discovery.send(GetDiscovery).await {
-            report.event(
+    }
+    tell(&direct, &circuit, missing, &echoes, &kilobytes, settings, report);
+}
+
+/// What discovery says of itself.
+async fn ask(players: &[Player], start: Instant, report: &mut Report) {
+    for (index, player) in players.iter().enumerate() {
+        match player.discovery.send(GetDiscovery).await {
+            Ok(view) => report.event(
                 start.elapsed(),
                 format_args!(
                     "player {index} lookups={} published={} reservations={}",
                     view.lookups, view.published, view.relay_reservations
                 ),
-            );
+            ),
+            Err(error) => report.fail(start.elapsed(), format!("player {index}: discovery does not answer: {error}")),
         }
     }
-    tell(&direct, &circuit, missing, &echoes, &kilobytes, settings, report);
 }
 
 fn tell(
