@@ -31,7 +31,8 @@ pub enum Deed {
     Drop,
     /// Names invented nodes nearer to the key than any real one, and invented providers; their addresses are silent.
     Lie,
-    /// Real nodes with ids around the key that name only each other and forget what they are told.
+    /// Real nodes with ids around the key that name only each other and invented providers, and forget what they are
+    /// told.
     Sybil,
 }
 
