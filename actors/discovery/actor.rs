@@ -26,6 +26,7 @@ use super::planner::{Action, MAX_ADDRS, Planner};
 use super::reservations::Reservations;
 use super::streams::{self, LinkListener, SEND_QUEUE};
 use super::swarm::{Behaviour, PARTY_PROTOCOL};
+use super::transport::Network;
 use super::{DiscoveryConfig, swarm};
 use crate::nat::messages::Networks;
 use crate::tun::messages::SetAddress;
@@ -112,6 +113,18 @@ impl DiscoveryActor {
     /// # Errors
     /// When a bootstrap address is malformed, the port is taken or the system refuses.
     pub fn new(config: DiscoveryConfig, signing: [u8; 32]) -> Result<Self, DiscoveryError> {
+        Self::build(config, signing, None)
+    }
+
+    /// The same on another network; `config.port` and `config.public_ips` do not matter there.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_network(config: DiscoveryConfig, signing: [u8; 32], network: Network) -> Result<Self, DiscoveryError> {
+        Self::build(config, signing, Some(network))
+    }
+
+    fn build(config: DiscoveryConfig, signing: [u8; 32], network: Option<Network>) -> Result<Self, DiscoveryError> {
         let keypair = Keypair::ed25519_from_bytes(signing).map_err(io::Error::other)?;
         let local = keypair.public().to_peer_id();
         let own = node_id(&local).ok_or_else(|| io::Error::other("the identity is not Ed25519"))?;
@@ -122,11 +135,14 @@ impl DiscoveryActor {
             allow_loopback,
             ..Surroundings::default()
         });
-        let mut swarm = swarm::build(&config, &keypair, &policy)?;
-        listen(&mut swarm, config.port)?;
-        for ip in &config.public_ips {
-            for addr in multiaddrs(*ip, config.port) {
-                swarm.add_external_address(addr);
+        let on_system = network.is_none();
+        let mut swarm = swarm::build(&config, &keypair, &policy, network)?;
+        if on_system {
+            listen(&mut swarm, config.port)?;
+            for ip in &config.public_ips {
+                for addr in multiaddrs(*ip, config.port) {
+                    swarm.add_external_address(addr);
+                }
             }
         }
         let incoming = match config.role {

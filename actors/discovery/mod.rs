@@ -13,6 +13,8 @@ mod transport;
 use std::net::IpAddr;
 
 pub use actor::{BindDiscovery, DiscoveryActor, DiscoveryError, Links};
+pub use swarm::kademlia;
+pub use transport::{Network, Secured, UPGRADE_TIMEOUT};
 
 /// What kind of node this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The libp2p swarm: which behaviours it has, and with what limits.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use libp2p::connection_limits::{self, ConnectionLimits};
@@ -13,7 +14,8 @@ use libp2p::{
 };
 
 use super::filter::DialPolicy;
-use super::{DiscoveryConfig, Role, transport};
+use super::transport::{self, Network};
+use super::{DiscoveryConfig, Role};
 
 pub(super) const PARTY_PROTOCOL: StreamProtocol = StreamProtocol::new("/lanrage/party/1");
 
@@ -24,6 +26,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The crate's 60 s is a long time to look at "joining …".
 const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Requests of a query at once, and how long each waits. With the crate's 3 and 10 s, a query of 20 s is over once six
+/// nodes were dead or silent; with these it gets past forty. `docs/simulation.md` has the measurements.
+const PARALLELISM: NonZeroUsize = NonZeroUsize::new(10).expect("not zero");
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// No new connections beyond this much memory of the whole process.
 const MEMORY_LIMIT_NODE: usize = 256 << 20;
 const MEMORY_LIMIT_RELAY: usize = 2 << 30;
@@ -46,17 +52,22 @@ pub(super) struct Behaviour {
 
 /// # Errors
 /// When the transport cannot be built, or the DHT protocol name is not one.
-pub(super) fn build(config: &DiscoveryConfig, keypair: &Keypair, policy: &DialPolicy) -> io::Result<Swarm<Behaviour>> {
-    let (transport, relay_client) = transport::build(keypair, policy)?;
+pub(super) fn build(
+    config: &DiscoveryConfig,
+    keypair: &Keypair,
+    policy: &DialPolicy,
+    network: Option<Network>,
+) -> io::Result<Swarm<Behaviour>> {
     let local = keypair.public().to_peer_id();
     let headless = config.role == Role::Relay;
+    let (substitute, listen, memory_limit) = match network {
+        Some(network) => (Some(network.transport), network.listen, network.memory_limit),
+        None => (None, Vec::new(), if headless { MEMORY_LIMIT_RELAY } else { MEMORY_LIMIT_NODE }),
+    };
+    let (transport, relay_client) = transport::build(keypair, policy, substitute)?;
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits(config.role)),
-        memory: memory_connection_limits::Behaviour::with_max_bytes(if headless {
-            MEMORY_LIMIT_RELAY
-        } else {
-            MEMORY_LIMIT_NODE
-        }),
+        memory: memory_connection_limits::Behaviour::with_max_bytes(memory_limit),
         identify: identify::Behaviour::new(
             identify::Config::new("/lanrage/1".to_owned(), keypair.public())
                 .with_agent_version(concat!("lanrage/", env!("CARGO_PKG_VERSION")).to_owned())
@@ -75,7 +86,11 @@ pub(super) fn build(config: &DiscoveryConfig, keypair: &Keypair, policy: &DialPo
     };
     let swarm_config =
         swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT).with_smart_dial();
-    Ok(Swarm::new(transport, behaviour, local, swarm_config))
+    let mut swarm = Swarm::new(transport, behaviour, local, swarm_config);
+    for addr in listen {
+        swarm.listen_on(addr).map_err(|error| io::Error::other(error.to_string()))?;
+    }
+    Ok(swarm)
 }
 
 fn limits(role: Role) -> ConnectionLimits {
@@ -91,12 +106,21 @@ fn limits(role: Role) -> ConnectionLimits {
         .with_max_established_per_peer(Some(6))
 }
 
+/// How LANrage uses Kademlia, also where the simulation looks up without an actor.
+#[must_use]
+pub fn kademlia(protocol: StreamProtocol) -> kad::Config {
+    let mut settings = kad::Config::new(protocol);
+    settings.set_query_timeout(QUERY_TIMEOUT);
+    settings.set_parallelism(PARALLELISM);
+    settings.set_substreams_timeout(ANSWER_TIMEOUT);
+    settings
+}
+
 fn kad(config: &DiscoveryConfig, local: PeerId) -> io::Result<kad::Behaviour<MemoryStore>> {
     let protocol = StreamProtocol::try_from_owned(config.dht_protocol.clone()).map_err(|_| {
         io::Error::other(format!("`{}` is no DHT protocol name: it must start with /", config.dht_protocol))
     })?;
-    let mut settings = kad::Config::new(protocol);
-    settings.set_query_timeout(QUERY_TIMEOUT);
+    let settings = kademlia(protocol);
     let store = MemoryStore::with_config(
         local,
         MemoryStoreConfig { max_provided_keys: 16 * 1024, ..MemoryStoreConfig::default() },

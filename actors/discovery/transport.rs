@@ -13,8 +13,22 @@ use libp2p::{Multiaddr, PeerId, Transport, noise, quic, relay, tcp, yamux};
 
 use super::filter::DialPolicy;
 
-/// Long enough for a handshake over a bad line, short enough that a dead address does not hold up the next one.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Long enough for a handshake over a bad line with a lost SYN, short enough that a dead address does not hold up the
+/// next one.
+pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections that are secured and multiplexed.
+pub type Secured = Boxed<(PeerId, StreamMuxerBox)>;
+
+/// Another network in place of the system's: the simulation's. Dial policy, circuits and everything above stay.
+#[allow(missing_debug_implementations, reason = "a boxed transport has none")]
+pub struct Network {
+    pub transport: Secured,
+    pub listen: Vec<Multiaddr>,
+    /// Memory of the whole process, in bytes, beyond which new connections are refused. A process that holds many nodes
+    /// cannot go by the limit for one.
+    pub memory_limit: usize,
+}
 
 /// Builds the transport and the circuit relay client that belongs to it.
 ///
@@ -23,12 +37,29 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) fn build(
     keypair: &Keypair,
     policy: &DialPolicy,
-) -> io::Result<(Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour)> {
-    let noise = || noise::Config::new(keypair).map_err(io::Error::other);
+    substitute: Option<Secured>,
+) -> io::Result<(Secured, relay::client::Behaviour)> {
+    let direct = match substitute {
+        Some(inner) => Filtered { policy: policy.clone(), inner }.boxed(),
+        None => system(keypair, policy)?,
+    };
+    let noise = noise::Config::new(keypair).map_err(io::Error::other)?;
+    let (circuits, client) = relay::client::new(keypair.public().to_peer_id());
+    let circuits = circuits
+        .upgrade(upgrade::Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(yamux::Config::default())
+        .timeout(UPGRADE_TIMEOUT)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    Ok((circuits.or_transport(direct).map(|either, _| either.into_inner()).boxed(), client))
+}
+
+/// TCP, QUIC and DNS of the system.
+fn system(keypair: &Keypair, policy: &DialPolicy) -> io::Result<Secured> {
     let direct = || -> io::Result<Filtered<Boxed<_>>> {
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
             .upgrade(upgrade::Version::V1Lazy)
-            .authenticate(noise()?)
+            .authenticate(noise::Config::new(keypair).map_err(io::Error::other)?)
             .multiplex(yamux::Config::default())
             .timeout(UPGRADE_TIMEOUT)
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
@@ -37,21 +68,13 @@ pub(super) fn build(
         let inner = quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed();
         Ok(Filtered { policy: policy.clone(), inner })
     };
-    let named = match libp2p::dns::tokio::Transport::system(direct()?) {
-        Ok(transport) => transport.boxed(),
+    match libp2p::dns::tokio::Transport::system(direct()?) {
+        Ok(transport) => Ok(transport.boxed()),
         Err(error) => {
             tracing::warn!(%error, "the system's DNS settings could not be read; bootstrap peers given by name are not found");
-            direct()?.boxed()
+            Ok(direct()?.boxed())
         }
-    };
-    let (circuits, client) = relay::client::new(keypair.public().to_peer_id());
-    let circuits = circuits
-        .upgrade(upgrade::Version::V1Lazy)
-        .authenticate(noise()?)
-        .multiplex(yamux::Config::default())
-        .timeout(UPGRADE_TIMEOUT)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    Ok((circuits.or_transport(named).map(|either, _| either.into_inner()).boxed(), client))
+    }
 }
 
 /// Refuses to dial what the policy does not allow, whoever proposed the address.
