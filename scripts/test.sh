@@ -115,7 +115,7 @@ declare -A test_programs=()
 
 build_tests() {
     local said name path
-    said=$(cargo test -p lanrage --no-run --test '*' 2>&1) || {
+    said=$(cargo test --workspace --no-run --test '*' 2>&1) || {
         printf '%s\n' "$said"
         return 1
     }
@@ -143,6 +143,8 @@ if [[ $only == all ]]; then
     step "unit and property tests" cargo test --workspace --lib --bins
     step "documentation examples" cargo test --workspace --doc
     step "documentation" document
+    step "simulations: lints" cargo clippy --manifest-path simulations/Cargo.toml --all-targets -- -D warnings
+    step "simulations: tests, smoke set, kept failures" simulations/smoke.sh
 fi
 step "release build" build_program || finish
 step "build of the system tests" build_tests || finish

@@ -86,6 +86,10 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<Source>) {
     for entry in entries {
         let path = entry.path();
         if path.is_dir() {
+            // Integration tests and test modules run the shells on purpose.
+            if entry.file_name() == "tests" {
+                continue;
+            }
             collect(root, &path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let name = path.strip_prefix(root).expect("below the root").to_str().expect("UTF-8");
