@@ -27,7 +27,7 @@ use super::reservations::Reservations;
 use super::streams::{self, LinkListener, SEND_QUEUE};
 use super::swarm::{Behaviour, PARTY_PROTOCOL};
 use super::transport::Network;
-use super::{DiscoveryConfig, swarm};
+use super::{DiscoveryConfig, swarm, udp};
 use crate::nat::messages::Networks;
 use crate::tun::messages::SetAddress;
 use crate::wire::{Ipv4Range, NodeId};
@@ -238,8 +238,9 @@ impl DiscoveryActor {
             Action::Unpublish(key) => self.swarm.behaviour_mut().kad.stop_providing(&kad(key)),
             Action::DialBootstrap => self.dial_bootstrap(),
             Action::QueryLan => {
-                let local = *self.swarm.local_peer_id();
-                self.swarm.behaviour_mut().mdns = swarm::mdns(&self.config, local).into();
+                if self.config.mdns {
+                    udp::ask_local_network(self.swarm.listeners().filter_map(filter::ip_of));
+                }
             }
         }
     }
@@ -275,7 +276,7 @@ impl DiscoveryActor {
 
     fn reserve(&mut self, relay: PeerId) {
         let Some(addr) = self.remotes.get(&relay).map(filter::without_peer) else {
-            self.reservations.lost(now(), relay);
+            self.reservations.gone(relay);
             return;
         };
         let addr = addr.with(Protocol::P2p(relay)).with(Protocol::P2pCircuit);

@@ -21,8 +21,10 @@ impl DiscoveryActor {
             SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
             SwarmEvent::NewListenAddr { address, .. } => self.on_listening(address),
             SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.confirmed.remove(&address);
                 self.swarm.remove_external_address(&address);
+                if !filter::is_circuit(&address) {
+                    self.forget_reachability();
+                }
                 self.tell_own_addrs();
             }
             SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
@@ -72,6 +74,7 @@ impl DiscoveryActor {
             }
             SwarmEvent::ExternalAddrExpired { address } => {
                 self.confirmed.remove(&address);
+                self.apply_reachability();
                 self.tell_own_addrs();
             }
             _ => {}
@@ -215,6 +218,22 @@ impl DiscoveryActor {
         } else {
             self.confirmed.remove(addr);
         }
+        self.apply_reachability();
+    }
+
+    /// The network has changed: what was reachable on the old one, and is no address of this machine now, is not.
+    fn forget_reachability(&mut self) {
+        let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
+        let gone: Vec<Multiaddr> = self.confirmed.iter().filter(|addr| !listening.contains(addr)).cloned().collect();
+        for addr in gone {
+            self.confirmed.remove(&addr);
+            self.swarm.remove_external_address(&addr);
+        }
+        self.apply_reachability();
+    }
+
+    /// What others may use this node for.
+    fn apply_reachability(&mut self) {
         let public = !self.confirmed.is_empty();
         self.reservations.set_public(public);
         if self.config.role == super::Role::Node {

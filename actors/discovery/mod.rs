@@ -9,6 +9,7 @@ pub mod reservations;
 mod streams;
 mod swarm;
 mod transport;
+mod udp;
 
 use std::net::IpAddr;
 

@@ -55,6 +55,8 @@ pub enum Action {
 struct Node {
     /// A member: never given up.
     wanted: bool,
+    /// Known only because it opened a stream to this node: forgotten with it.
+    visitor: bool,
     addrs: Vec<String>,
     connected: bool,
     links: usize,
@@ -67,6 +69,7 @@ impl Node {
     fn new(now: Instant) -> Self {
         Self {
             wanted: false,
+            visitor: false,
             addrs: Vec::new(),
             connected: false,
             links: 0,
@@ -170,6 +173,7 @@ impl Planner {
             }
             let node = self.nodes.entry(wanted.node).or_insert_with(|| Node::new(now));
             node.wanted = true;
+            node.visitor = false;
             let fresh = wanted.addrs.iter().any(|addr| !node.addrs.contains(addr));
             node.add_addrs(wanted.addrs);
             if fresh && node.links == 0 {
@@ -199,6 +203,7 @@ impl Planner {
             self.nodes.remove(&worst);
         }
         let node = self.nodes.entry(id).or_insert_with(|| Node::new(now));
+        node.visitor = false;
         // Addresses out of the DHT are known only while the lookup that gave them runs.
         if addrs.is_empty() && node.failures < FOUND_TRIES {
             node.next_try = now;
@@ -241,7 +246,7 @@ impl Planner {
     }
 
     pub fn link_opened(&mut self, now: Instant, id: NodeId) {
-        let node = self.nodes.entry(id).or_insert_with(|| Node::new(now));
+        let node = self.nodes.entry(id).or_insert_with(|| Node { visitor: true, ..Node::new(now) });
         node.links += 1;
         node.connected = true;
         node.attempt_since = None;
@@ -253,7 +258,9 @@ impl Planner {
         if node.links > 0 {
             return;
         }
-        if node.wanted {
+        if node.visitor && !node.wanted {
+            self.nodes.remove(&id);
+        } else if node.wanted {
             // It was good until now: first retry soon.
             node.failures = 0;
             node.failed(now);
@@ -473,6 +480,25 @@ mod tests {
             _ => {}
         });
         assert_eq!(opened, 2, "one try each half minute");
+    }
+
+    #[test]
+    fn visitors_leave_no_trace() {
+        let start = Instant::now();
+        let mut planner = Planner::new(start, OWN, false);
+        planner.seek(start, seek(false, &[]));
+        for n in 0..10_000u32 {
+            let mut id = [9; 32];
+            id[..4].copy_from_slice(&n.to_le_bytes());
+            planner.link_opened(start, NodeId(id));
+            planner.link_closed(start, NodeId(id));
+        }
+        assert!(planner.nodes.is_empty());
+        // One that turns out to be a member is kept.
+        planner.link_opened(start, MEMBER);
+        planner.seek(start, seek(false, &[MEMBER]));
+        planner.link_closed(start, MEMBER);
+        assert!(planner.nodes.contains_key(&MEMBER));
     }
 
     #[test]

@@ -42,11 +42,29 @@ impl Reservations {
         Self { relays: BTreeMap::new(), public: false, not_before: now + GRACE }
     }
 
-    /// A connected node offers to be a relay.
+    /// A connected node offers to be a relay: it can be asked now, whatever was before.
     pub fn offered(&mut self, now: Instant, relay: PeerId) {
-        if self.relays.len() < MAX_KNOWN {
-            self.relays.entry(relay).or_insert(Relay { state: State::Idle, failures: 0, next_try: now });
+        if let Some(known) = self.relays.get_mut(&relay) {
+            if known.state == State::Idle {
+                known.failures = 0;
+                known.next_try = known.next_try.min(now + RETRY_FIRST);
+            }
+            return;
         }
+        if self.relays.len() >= MAX_KNOWN {
+            let idle = self.relays.iter().filter(|(_, relay)| relay.state == State::Idle);
+            let Some(worst) = idle.max_by_key(|(_, relay)| (relay.failures, relay.next_try)).map(|(&peer, _)| peer)
+            else {
+                return;
+            };
+            self.relays.remove(&worst);
+        }
+        self.relays.insert(relay, Relay { state: State::Idle, failures: 0, next_try: now });
+    }
+
+    /// There is no connection to it: worth a try only when it is met again.
+    pub fn gone(&mut self, relay: PeerId) {
+        self.relays.remove(&relay);
     }
 
     /// Others see this node under an address that is none of its own: it is behind a NAT, no use in waiting.
@@ -134,6 +152,24 @@ mod tests {
         reservations.lost(start, asked[0]);
         reservations.set_public(true);
         assert!(reservations.tick(start + RETRY_MAX).is_empty());
+    }
+
+    #[test]
+    fn a_relay_that_comes_back_is_asked_soon() {
+        let start = Instant::now();
+        let mut reservations = Reservations::new(start);
+        reservations.behind_nat(start);
+        let relay = PeerId::random();
+        reservations.offered(start, relay);
+        let mut now = start;
+        for _ in 0..8 {
+            now += RETRY_MAX;
+            assert_eq!(reservations.tick(now), [relay]);
+            reservations.lost(now, relay);
+        }
+        assert!(reservations.tick(now + RETRY_FIRST).is_empty(), "backed off");
+        reservations.offered(now, relay);
+        assert_eq!(reservations.tick(now + RETRY_FIRST), [relay]);
     }
 
     #[test]

@@ -10,8 +10,9 @@ use tokio::sync::mpsc;
 
 use super::messages::{LinkClosed, LinkFrame, LinkId, LinkOpened, MAX_FRAME};
 
-/// Frames that wait to be written; beyond that the link is too slow to keep and is closed.
-pub(super) const SEND_QUEUE: usize = 64;
+/// Frames that wait to be written; beyond that the link is too slow to keep and is closed. A whole roster of the largest
+/// kind is some 110 at once.
+pub(super) const SEND_QUEUE: usize = 256;
 /// A frame that takes longer to write means that the other side is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 

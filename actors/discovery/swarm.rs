@@ -145,8 +145,7 @@ fn relay_server(local: PeerId, headless: bool) -> relay::Behaviour {
     server
 }
 
-/// A fresh one asks the local network at once.
-pub(super) fn mdns(config: &DiscoveryConfig, local: PeerId) -> Option<mdns::tokio::Behaviour> {
+fn mdns(config: &DiscoveryConfig, local: PeerId) -> Option<mdns::tokio::Behaviour> {
     if !config.mdns {
         return None;
     }

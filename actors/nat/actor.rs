@@ -34,10 +34,13 @@ pub struct NatActor {
     listen_port: u16,
     gatekeeper: Gatekeeper,
     routes: Routes<Recipient<Inbound>>,
-    queue: VecDeque<TransmitBatch>,
+    /// What the socket did not take yet, each with the bytes that are out already.
+    queue: VecDeque<(TransmitBatch, usize)>,
     device: String,
     party: Option<Ipv4Range>,
     interfaces: Vec<InterfaceAddr>,
+    /// Everybody knows `interfaces`.
+    told: bool,
     candidates: Recipient<Candidates>,
     networks: Vec<Recipient<Networks>>,
     counters: NatCounters,
@@ -64,6 +67,7 @@ impl NatActor {
             device,
             party: None,
             interfaces: Vec::new(),
+            told: false,
             candidates,
             networks,
             counters: NatCounters::default(),
@@ -72,12 +76,11 @@ impl NatActor {
 
     fn send(&mut self, batch: TransmitBatch) {
         if self.queue.is_empty() {
-            match self.send_now(&batch) {
-                Sent::Blocked => self.queue.push_back(batch),
-                Sent::Done | Sent::Failed => {}
+            if let Sent::Blocked { sent_bytes } = self.send_now(&batch, 0) {
+                self.queue.push_back((batch, sent_bytes));
             }
         } else if self.queue.len() < SEND_QUEUE {
-            self.queue.push_back(batch);
+            self.queue.push_back((batch, 0));
         } else {
             self.counters.dropped_send_failed += batch.segments() as u64;
         }
@@ -85,27 +88,30 @@ impl NatActor {
 
     /// Sends what waited; returns with the queue empty, or woken up once the socket takes more.
     fn flush(&mut self, cx: &mut TaskContext<'_>) {
-        while let Some(batch) = self.queue.pop_front() {
+        while let Some((batch, out)) = self.queue.pop_front() {
             let ready =
                 self.sockets.as_ref().is_some_and(|sockets| sockets.poll_writable(cx, batch.destination()).is_ready());
             if !ready {
-                self.queue.push_front(batch);
+                self.queue.push_front((batch, out));
                 return;
             }
             // A socket that is full after all has cleared its readiness: the next round registers for the wake-up.
-            if self.send_now(&batch) == Sent::Blocked {
-                self.queue.push_front(batch);
+            if let Sent::Blocked { sent_bytes } = self.send_now(&batch, out) {
+                self.queue.push_front((batch, out + sent_bytes));
             }
         }
     }
 
-    fn send_now(&mut self, batch: &TransmitBatch) -> Sent {
+    /// Sends what follows the first `out` bytes, which end with a segment.
+    fn send_now(&mut self, batch: &TransmitBatch, out: usize) -> Sent {
         let Some(sockets) = &self.sockets else { return Sent::Failed };
-        let sent = sockets.send(batch.destination(), batch.contents(), batch.segment_size());
+        let rest = batch.contents().get(out..).unwrap_or_default();
+        let segments = rest.len().div_ceil(batch.segment_size().max(1)) as u64;
+        let sent = sockets.send(batch.destination(), rest, batch.segment_size());
         match sent {
-            Sent::Done => self.counters.sent += batch.segments() as u64,
-            Sent::Failed => self.counters.dropped_send_failed += batch.segments() as u64,
-            Sent::Blocked => {}
+            Sent::Done => self.counters.sent += segments,
+            Sent::Failed => self.counters.dropped_send_failed += segments,
+            Sent::Blocked { sent_bytes } => self.counters.sent += (sent_bytes / batch.segment_size().max(1)) as u64,
         }
         sent
     }
@@ -152,29 +158,27 @@ impl NatActor {
         });
         // Goes out with the flush that follows every receive.
         if self.queue.len() < SEND_QUEUE {
-            self.queue.push_back(batch);
+            self.queue.push_back((batch, 0));
         }
     }
 
-    fn watch_interfaces(&mut self, found: Vec<InterfaceAddr>) {
-        if found == self.interfaces {
-            return;
+    fn watch_interfaces(&mut self) {
+        // A question that the system did not answer is no news.
+        let Some(found) = addrs::system_addrs() else { return };
+        if found != self.interfaces || !self.told {
+            self.interfaces = found;
+            self.announce();
         }
-        self.interfaces = found;
-        self.announce();
     }
 
     fn announce(&mut self) {
         let networks = addrs::local_networks(&self.interfaces, &self.device, self.party);
         let candidates = self.own_candidates();
         tracing::debug!(?candidates, "addresses of the data socket");
-        let mut told = self.candidates.try_send(Candidates(candidates)).is_ok();
+        // A mailbox that was full is tried again with the next look, in two seconds.
+        self.told = self.candidates.try_send(Candidates(candidates)).is_ok();
         for listener in &self.networks {
-            told &= listener.try_send(Networks(networks.clone())).is_ok();
-        }
-        if !told {
-            // A mailbox was full; the next look, in two seconds, tells it again.
-            self.interfaces.clear();
+            self.told &= listener.try_send(Networks(networks.clone())).is_ok();
         }
     }
 
@@ -188,8 +192,8 @@ impl Actor for NatActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        self.watch_interfaces(addrs::system_addrs());
-        ctx.run_interval(WATCH_INTERFACES, |actor, _| actor.watch_interfaces(addrs::system_addrs()));
+        self.watch_interfaces();
+        ctx.run_interval(WATCH_INTERFACES, |actor, _| actor.watch_interfaces());
         ctx.run_interval(Duration::from_secs(1), |actor, _| actor.gatekeeper.reset());
         ctx.spawn(SocketLoop);
     }

@@ -59,11 +59,11 @@ pub fn local_networks(addrs: &[InterfaceAddr], own_device: &str, party: Option<I
     )
 }
 
-/// What the system says now; empty when it says nothing.
+/// What the system says now; `None` when it says nothing.
 #[must_use]
-pub fn system_addrs() -> Vec<InterfaceAddr> {
-    if_addrs::get_if_addrs()
-        .unwrap_or_default()
+pub fn system_addrs() -> Option<Vec<InterfaceAddr>> {
+    let interfaces = if_addrs::get_if_addrs().ok()?;
+    let addrs = interfaces
         .into_iter()
         .map(|interface| {
             let (ip, prefix_len) = match interface.addr {
@@ -72,7 +72,8 @@ pub fn system_addrs() -> Vec<InterfaceAddr> {
             };
             InterfaceAddr { interface: interface.name, ip, prefix_len }
         })
-        .collect()
+        .collect();
+    Some(addrs)
 }
 
 #[cfg(test)]

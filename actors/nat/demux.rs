@@ -42,8 +42,9 @@ pub fn classify(datagram: &[u8]) -> Class {
 #[derive(Debug)]
 pub struct Routes<T> {
     by_index: HashMap<u32, T>,
-    by_tag: HashMap<[u8; 8], T>,
-    by_key: HashMap<WgPublicKey, T>,
+    /// With the index of the route that the entry belongs to: a route that is late to go must not take its successor's.
+    by_tag: HashMap<[u8; 8], (u32, T)>,
+    by_key: HashMap<WgPublicKey, (u32, T)>,
 }
 
 impl<T> Default for Routes<T> {
@@ -55,14 +56,18 @@ impl<T> Default for Routes<T> {
 impl<T: Clone> Routes<T> {
     pub fn insert(&mut self, route: &PeerRoute, to: &T) {
         self.by_index.insert(route.index, to.clone());
-        self.by_tag.insert(route.probe_tag, to.clone());
-        self.by_key.insert(route.wg_key, to.clone());
+        self.by_tag.insert(route.probe_tag, (route.index, to.clone()));
+        self.by_key.insert(route.wg_key, (route.index, to.clone()));
     }
 
     pub fn remove(&mut self, route: &PeerRoute) {
         self.by_index.remove(&route.index);
-        self.by_tag.remove(&route.probe_tag);
-        self.by_key.remove(&route.wg_key);
+        if self.by_tag.get(&route.probe_tag).is_some_and(|(owner, _)| *owner == route.index) {
+            self.by_tag.remove(&route.probe_tag);
+        }
+        if self.by_key.get(&route.wg_key).is_some_and(|(owner, _)| *owner == route.index) {
+            self.by_key.remove(&route.wg_key);
+        }
     }
 
     /// `HandshakeInit` and `Unknown` belong to nobody as such.
@@ -70,14 +75,14 @@ impl<T: Clone> Routes<T> {
     pub fn find(&self, class: Class) -> Option<&T> {
         match class {
             Class::Session { index } => self.by_index.get(&index),
-            Class::Probe { tag } => self.by_tag.get(&tag),
+            Class::Probe { tag } => self.by_tag.get(&tag).map(|(_, to)| to),
             Class::HandshakeInit | Class::Unknown => None,
         }
     }
 
     #[must_use]
     pub fn find_key(&self, key: WgPublicKey) -> Option<&T> {
-        self.by_key.get(&key)
+        self.by_key.get(&key).map(|(_, to)| to)
     }
 }
 
@@ -149,6 +154,19 @@ mod tests {
         assert_eq!(routes.find(Class::Session { index: 7 }), None);
         assert_eq!(routes.find(Class::Probe { tag: [1; 8] }), None);
         assert_eq!(routes.find_key(route.wg_key), None);
+    }
+
+    #[test]
+    fn a_late_removal_leaves_the_successor_alone() {
+        let mut routes = Routes::default();
+        let old = PeerRoute { index: 7, probe_tag: [1; 8], wg_key: WgPublicKey([2; 32]) };
+        let new = PeerRoute { index: 8, ..old };
+        routes.insert(&old, &"old");
+        routes.insert(&new, &"new");
+        routes.remove(&old);
+        assert_eq!(routes.find(Class::Probe { tag: [1; 8] }), Some(&"new"));
+        assert_eq!(routes.find_key(old.wg_key), Some(&"new"));
+        assert_eq!(routes.find(Class::Session { index: 7 }), None);
     }
 
     proptest! {

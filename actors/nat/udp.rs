@@ -113,8 +113,10 @@ pub struct Sockets {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sent {
     Done,
-    /// The socket is full: call again once it is writable.
-    Blocked,
+    /// The socket is full: call again once it is writable, without the bytes that are out.
+    Blocked {
+        sent_bytes: usize,
+    },
     Failed,
 }
 
@@ -138,7 +140,7 @@ impl Sockets {
     pub fn send(&self, destination: SocketAddr, contents: &[u8], segment_size: usize) -> Sent {
         let Some(port) = self.port_for(destination) else { return Sent::Failed };
         let at_once = segment_size.max(1) * port.state.max_gso_segments().max(1);
-        for part in contents.chunks(at_once) {
+        for (index, part) in contents.chunks(at_once).enumerate() {
             let transmit = Transmit {
                 destination,
                 ecn: None,
@@ -151,7 +153,9 @@ impl Sockets {
                 .try_io(Interest::WRITABLE, || port.state.try_send(UdpSockRef::from(&port.socket), &transmit));
             match result {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Blocked,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Sent::Blocked { sent_bytes: index * at_once };
+                }
                 Err(error) => {
                     tracing::trace!(%destination, %error, "send failed");
                     return Sent::Failed;

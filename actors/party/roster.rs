@@ -70,7 +70,7 @@ impl Roster {
         let mut errors = Vec::new();
         for item in items {
             let merged = match &item {
-                Item::Record(signed) => self.merge_record(signed, unix),
+                Item::Record(signed) => self.merge_record(signed),
                 Item::Kick(signed) => self.merge_kick(signed),
                 Item::Rekey(signed) => self.merge_rekey(signed),
             };
@@ -82,19 +82,21 @@ impl Roster {
         }
         if !news.is_empty() {
             self.refresh(unix);
+            // What is too old to keep is no news either. Whether it is depends on who had a say, which is known only now.
+            news.retain(|item| match item {
+                Item::Record(signed) => self.records.values().any(|held| held.signed() == signed),
+                Item::Kick(_) | Item::Rekey(_) => true,
+            });
         }
         (news, errors)
     }
 
-    fn merge_record(&mut self, signed: &Signed, unix: u64) -> Result<bool, MergeError> {
+    fn merge_record(&mut self, signed: &Signed) -> Result<bool, MergeError> {
         let record: MemberRecord = signed.peek()?;
         self.same_party(record.party)?;
         if let Some(held) = self.records.get(&record.node)
             && rank(&record, signed) <= rank(held.get(), held.signed())
         {
-            return Ok(false);
-        }
-        if aged_out(&record, unix) {
             return Ok(false);
         }
         if record.virtual_ip != virtual_ip(self.id, record.node, record.attempt, self.info.get().range) {
@@ -117,7 +119,11 @@ impl Roster {
         }
         let verified = signed.verify()?;
         if !self.kicks.contains_key(&key) && self.kicks.len() >= MAX_KICKS {
-            // Anybody can sign kicks; those without force make room for the others.
+            // Anybody can sign kicks; those without force make room for those that have it, and for no others: else two
+            // rosters could push each other's out for ever.
+            if !self.view.authorised.contains(&kick.by) {
+                return Err(MergeError::Full);
+            }
             let idle = self.kicks.keys().find(|(_, by)| !self.view.authorised.contains(by)).copied();
             self.kicks.remove(&idle.ok_or(MergeError::Full)?);
         }
@@ -137,6 +143,9 @@ impl Roster {
         }
         let verified = signed.verify()?;
         if !self.rekeys.contains_key(&key) && self.rekeys.len() >= MAX_REKEYS {
+            if !self.view.authorised.contains(&rekey.by) {
+                return Err(MergeError::Full);
+            }
             let idle = self.rekeys.keys().find(|(_, by)| !self.view.authorised.contains(by)).copied();
             self.rekeys.remove(&idle.ok_or(MergeError::Full)?);
         }

@@ -11,6 +11,7 @@ use super::echo::{Echoes, PingId};
 use super::messages::{PathKind, PathView, PeerCounters, PeerSpec, PeerView, PingError};
 use super::paths::{Paths, ProbeOut};
 use super::probe::{PROBE_MAGIC, Probe, ProbeKeys};
+use super::replay::ReplayWindow;
 use super::stage::Stage;
 use super::tunnel::{Decapsulated, MAX_CONTROL, OVERHEAD, Tunnel};
 use crate::wire::ip::Ipv4Packet;
@@ -69,6 +70,7 @@ pub struct PeerMachine {
     paths: Paths,
     stage: Stage,
     echoes: Echoes,
+    pings_seen: ReplayWindow,
     rng: StdRng,
     counters: PeerCounters,
     rx_bytes: u64,
@@ -87,15 +89,17 @@ impl PeerMachine {
         spec: PeerSpec,
         networks: LocalNetworks,
         index: u32,
+        first_ping: u64,
         seed: [u8; 32],
     ) -> Self {
         let mut rng = StdRng::from_seed(seed);
-        let mut paths = Paths::new(rng.random());
+        let mut paths = Paths::new(first_ping);
         paths.set_candidates(now, &spec.candidates, &networks);
         Self {
             tunnel: Tunnel::new(now, own.wg_secret.clone(), spec.wg_key, spec.psk.clone(), index, own.node < spec.node),
             keys: ProbeKeys::new(&own.wg_secret, spec.wg_key, &spec.psk),
             echoes: Echoes::new(rng.random()),
+            pings_seen: ReplayWindow::default(),
             own_ip,
             spec,
             networks,
@@ -135,6 +139,7 @@ impl PeerMachine {
     pub fn set_networks(&mut self, now: Instant, networks: LocalNetworks, out: &mut Outputs) {
         if networks != self.networks {
             self.networks = networks;
+            self.paths.set_networks(&self.networks);
             self.paths.restart_probing(now);
             self.handle_timeout(now, out);
         }
@@ -189,6 +194,8 @@ impl PeerMachine {
 
     fn handle_probe(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], out: &mut Outputs) {
         match self.keys.open(datagram) {
+            // A repeated ping would make this node answer, and probe, wherever it was replayed from.
+            Some(Probe::Ping { id }) if !self.pings_seen.accept(id) => self.counters.dropped_probes += 1,
             Some(Probe::Ping { id }) => {
                 self.paths.on_ping(now, from, &self.networks);
                 self.send_probe(from, Probe::Pong { id, observed: from }, out);

@@ -45,9 +45,10 @@ impl Net {
         let now = Instant::now();
         let addrs: [SocketAddr; 2] = [([203, 0, 113, 1], 1000).into(), ([198, 51, 100, 2], 2000).into()];
         let networks = LocalNetworks::default;
-        let a = PeerMachine::new(now, &identity(1), IP_A, spec(2, IP_B, 7, &addrs[1..]), networks(), 11, [1; 32]);
+        let a = PeerMachine::new(now, &identity(1), IP_A, spec(2, IP_B, 7, &addrs[1..]), networks(), 11, 1, [1; 32]);
         let b_candidates = if b_knows_a { &addrs[..1] } else { &[] };
-        let b = PeerMachine::new(now, &identity(2), IP_B, spec(1, IP_A, psk_b, b_candidates), networks(), 22, [2; 32]);
+        let b =
+            PeerMachine::new(now, &identity(2), IP_B, spec(1, IP_A, psk_b, b_candidates), networks(), 22, 1, [2; 32]);
         let end = |machine, addr, ip| End { machine, addr, ip, delivered: vec![], events: vec![], pings: vec![] };
         Self {
             ends: [end(a, addrs[0], IP_A), end(b, addrs[1], IP_B)],
@@ -210,7 +211,8 @@ fn a_restarted_peer_is_back_by_itself() {
     let mut net = Net::new(7, true);
     net.run(Duration::from_secs(30));
     let b = spec(1, IP_A, 7, &[net.ends[0].addr]);
-    net.ends[1].machine = PeerMachine::new(net.now, &identity(2), IP_B, b, LocalNetworks::default(), 23, [3; 32]);
+    net.ends[1].machine =
+        PeerMachine::new(net.now, &identity(2), IP_B, b, LocalNetworks::default(), 23, 1 << 40, [3; 32]);
     net.run(Duration::from_millis(1500));
     let late = packet(IP_B, IP_A, 1, 100);
     net.send(1, &[&late]);

@@ -7,6 +7,7 @@ pub mod machine;
 pub mod messages;
 pub mod paths;
 pub mod probe;
+pub mod replay;
 pub mod stage;
 mod supervisor;
 pub mod tunnel;

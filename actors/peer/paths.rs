@@ -30,6 +30,12 @@ const PROBE_SILENT_MAX: Duration = Duration::from_secs(5);
 /// Doublings until the longest interval, which then holds until the candidate is given up as offline.
 const SILENT_LONG_AFTER: u32 = 20;
 const PROBE_OFFLINE: Duration = Duration::from_secs(30);
+/// An address that was only seen on a ping gets this many probes to prove itself …
+const REFLEXIVE_PROBES: u32 = 5;
+/// … and so many such addresses at a time: a replayed or misdirected ping must not make this node a nuisance to others.
+const MAX_UNPROVED_REFLEXIVE: usize = 4;
+/// A peer-reflexive path that has died is forgotten after this.
+const REFLEXIVE_KEPT: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 struct Path {
@@ -74,6 +80,18 @@ impl Path {
         let mut window = self.rtts;
         window[..count].sort_unstable();
         window[..count].get(usize::from(count > 2)).copied()
+    }
+
+    /// Seen only on a ping, and of no use (any more).
+    fn is_spent(&self, now: Instant) -> bool {
+        let proved = self.rtt_count > 0;
+        self.peer_reflexive
+            && !self.live()
+            && if proved {
+                self.last_heard.is_none_or(|at| now.saturating_duration_since(at) >= REFLEXIVE_KEPT)
+            } else {
+                self.sent >= REFLEXIVE_PROBES
+            }
     }
 
     fn heard(&mut self, now: Instant) {
@@ -121,15 +139,32 @@ impl Paths {
         let in_use = self.endpoint_in_use();
         self.paths.retain(|path| path.peer_reflexive || path.live() || candidates.contains(&path.endpoint));
         for &endpoint in candidates {
+            if let Some(path) = self.paths.iter_mut().find(|path| path.endpoint == endpoint) {
+                path.peer_reflexive = false;
+                continue;
+            }
             if self.paths.len() >= MAX_PATHS {
-                break;
+                // What the member says of itself goes before what was merely seen.
+                let Some(guess) = self.paths.iter().position(|path| path.peer_reflexive && !path.live()) else {
+                    continue;
+                };
+                self.paths.remove(guess);
             }
-            match self.paths.iter_mut().find(|path| path.endpoint == endpoint) {
-                Some(path) => path.peer_reflexive = false,
-                None => self.paths.push(Path::new(endpoint, kind_of(endpoint, networks), false, now)),
-            }
+            self.paths.push(Path::new(endpoint, kind_of(endpoint, networks), false, now));
         }
-        self.in_use = in_use.and_then(|endpoint| self.paths.iter().position(|path| path.endpoint == endpoint));
+        self.use_again(in_use);
+    }
+
+    /// Indices have moved.
+    fn use_again(&mut self, endpoint: Option<SocketAddr>) {
+        self.in_use = endpoint.and_then(|endpoint| self.paths.iter().position(|path| path.endpoint == endpoint));
+    }
+
+    /// This machine is on other networks now.
+    pub fn set_networks(&mut self, networks: &LocalNetworks) {
+        for path in &mut self.paths {
+            path.kind = kind_of(path.endpoint, networks);
+        }
     }
 
     /// Try every candidate again at once: the member or this machine has moved.
@@ -192,22 +227,15 @@ impl Paths {
                 path.heard(now);
                 if !path.live() {
                     path.next_probe = path.next_probe.min(now);
-                    path.sent = path.sent.min(1);
+                    if !path.peer_reflexive {
+                        path.sent = path.sent.min(1);
+                    }
                 }
             }
             None => {
-                if self.paths.len() >= MAX_PATHS {
-                    let Some(stale) =
-                        self.paths.iter().enumerate().position(|(index, path)| {
-                            path.peer_reflexive && !path.live() && Some(index) != self.in_use
-                        })
-                    else {
-                        return;
-                    };
-                    let in_use = self.endpoint_in_use();
-                    self.paths.remove(stale);
-                    self.in_use =
-                        in_use.and_then(|endpoint| self.paths.iter().position(|path| path.endpoint == endpoint));
+                let unproved = self.paths.iter().filter(|path| path.peer_reflexive && path.rtt_count == 0).count();
+                if unproved >= MAX_UNPROVED_REFLEXIVE || self.paths.len() >= MAX_PATHS {
+                    return;
                 }
                 self.paths.push(Path::new(from, kind_of(from, networks), true, now));
             }
@@ -235,6 +263,11 @@ impl Paths {
 
     /// Sends the probes that are due into `out` and returns whether the path in use changed.
     pub fn tick(&mut self, now: Instant, out: &mut Vec<ProbeOut>) -> bool {
+        if self.paths.iter().any(|path| path.next_probe <= now && path.is_spent(now)) {
+            let in_use = self.endpoint_in_use();
+            self.paths.retain(|path| path.next_probe > now || !path.is_spent(now));
+            self.use_again(in_use);
+        }
         for index in 0..self.paths.len() {
             if self.probe_due(index) > now {
                 continue;
@@ -455,8 +488,37 @@ mod tests {
         for n in 0..200 {
             sim.paths.on_ping(sim.now, SocketAddr::from(([198, 51, 100, n], 1)), &networks);
         }
+        assert_eq!(sim.paths.paths.len(), 1 + MAX_UNPROVED_REFLEXIVE);
+        // Nobody there answers: each gets a few probes, then it is left alone.
+        let start = sim.now;
+        let sent = std::cell::RefCell::new(Vec::new());
+        sim.run(start + Duration::from_secs(600), |to| {
+            sent.borrow_mut().push(to);
+            None
+        });
+        let sent = sent.into_inner();
+        let to_strangers = sent.iter().filter(|to| **to != endpoint(1)).count();
+        assert!(to_strangers <= MAX_UNPROVED_REFLEXIVE * REFLEXIVE_PROBES as usize, "{to_strangers}");
+        assert_eq!(sim.paths.paths.iter().map(|path| path.endpoint).collect::<Vec<_>>(), [endpoint(1)]);
+    }
+
+    #[test]
+    fn a_crowd_of_old_guesses_does_not_keep_new_candidates_out() {
+        let mut sim = Sim::new(&[]);
+        let networks = LocalNetworks::default();
+        for n in 0..40 {
+            let from = SocketAddr::from(([198, 51, 100, n], 1));
+            sim.paths.on_ping(sim.now, from, &networks);
+            let until = sim.now + Duration::from_millis(50);
+            sim.run(until, |to| (to == from).then_some(Duration::from_millis(1)));
+        }
         assert_eq!(sim.paths.paths.len(), MAX_PATHS);
-        assert!(sim.paths.paths.iter().any(|path| path.endpoint == endpoint(1)), "told candidates stay");
+        let until = sim.now + Duration::from_secs(60);
+        sim.run(until, |_| None);
+        sim.paths.set_candidates(sim.now, &[endpoint(1), endpoint(2)], &networks);
+        let until = sim.now + Duration::from_secs(1);
+        sim.run(until, |to| (to == endpoint(2)).then_some(Duration::from_millis(1)));
+        assert_eq!(sim.paths.selected().map(|s| s.0), Some(endpoint(2)));
     }
 
     #[test]

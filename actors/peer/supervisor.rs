@@ -12,6 +12,7 @@ use rand::{Rng, SeedableRng};
 use super::actor::{PeerActor, PeerLinks};
 use super::machine::{OwnIdentity, PeerMachine};
 use super::messages::{GetPeers, PeerSpec, PeerView, Ping, PingError, SetPeers};
+use super::replay::first_ping_id;
 use crate::nat::messages::{Networks, PeerRoute, Register, Transmit, Unregister};
 use crate::tun::messages::{AddRoute, Deliver, RemoveRoute};
 use crate::wire::{LocalNetworks, NodeId};
@@ -115,8 +116,16 @@ impl PeerSupervisor {
             }
         };
         let node = spec.node;
-        let machine =
-            PeerMachine::new(now(), &self.own, own_ip, spec.clone(), self.networks.clone(), index, self.rng.random());
+        let machine = PeerMachine::new(
+            now(),
+            &self.own,
+            own_ip,
+            spec.clone(),
+            self.networks.clone(),
+            index,
+            first_ping_id(unix_ms()),
+            self.rng.random(),
+        );
         let route = PeerRoute { index, probe_tag: machine.probe_tag(), wg_key: spec.wg_key };
         let died = Died { node, incarnation: self.incarnations };
         let peer_links = PeerLinks { nat: links.transmit, tun: links.deliver };
@@ -179,6 +188,22 @@ impl PeerSupervisor {
         });
     }
 
+    /// Tells the peer's actor what the roster says now; a busy one a moment later.
+    fn update(&mut self, node: NodeId, ctx: &mut Context<Self>) {
+        let (Some(peer), Some(own_ip)) = (self.peers.get(&node), self.own_ip) else { return };
+        let Some(addr) = &peer.addr else { return };
+        if let Err(SendError::Full(_)) = addr.try_send(Update { own_ip, spec: peer.spec.clone() }) {
+            ctx.run_later(RETRY, move |actor, ctx| actor.update(node, ctx));
+        }
+    }
+
+    fn tell_networks(&mut self, node: NodeId, ctx: &mut Context<Self>) {
+        let Some(addr) = self.peers.get(&node).and_then(|peer| peer.addr.as_ref()) else { return };
+        if let Err(SendError::Full(_)) = addr.try_send(Networks(self.networks.clone())) {
+            ctx.run_later(RETRY, move |actor, ctx| actor.tell_networks(node, ctx));
+        }
+    }
+
     fn sweep(&mut self, ctx: &mut Context<Self>) {
         let dead: Vec<Died> = self
             .peers
@@ -197,6 +222,11 @@ fn end(addr: Addr<PeerActor>, ctx: &mut Context<PeerSupervisor>) {
     if let Err(SendError::Full(_)) = addr.try_send(Stop) {
         ctx.run_later(RETRY, move |_, ctx| end(addr, ctx));
     }
+}
+
+fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn now() -> Instant {
@@ -232,6 +262,8 @@ impl Handler<SetPeers> for PeerSupervisor {
     type Result = ();
 
     fn handle(&mut self, set: SetPeers, ctx: &mut Self::Context) {
+        // The own address is in every machine: with another one all start anew.
+        let moved = self.own_ip != set.own_ip;
         self.own_ip = set.own_ip;
         let gone: Vec<NodeId> = self
             .peers
@@ -242,22 +274,22 @@ impl Handler<SetPeers> for PeerSupervisor {
         for node in gone {
             self.stop(node, ctx);
         }
-        let Some(own_ip) = set.own_ip else { return };
+        if set.own_ip.is_none() {
+            return;
+        }
         for spec in set.peers {
             let Some(peer) = self.peers.get_mut(&spec.node) else {
                 self.start(spec, 0, ctx);
                 continue;
             };
             let same_keys = peer.spec.wg_key == spec.wg_key && peer.spec.psk == spec.psk;
-            let same_ip = peer.spec.virtual_ip == spec.virtual_ip;
-            let busy = same_keys
-                && same_ip
-                && match &peer.addr {
-                    Some(addr) => addr.try_send(Update { own_ip, spec: spec.clone() }).is_err(),
-                    None => false,
-                };
-            if same_keys && same_ip && !busy {
-                peer.spec = spec;
+            let same_ip = peer.spec.virtual_ip == spec.virtual_ip && !moved;
+            if same_keys && same_ip {
+                if peer.spec != spec {
+                    let node = spec.node;
+                    peer.spec = spec;
+                    self.update(node, ctx);
+                }
             } else {
                 // New keys change the probe tag and the tunnel: a new actor is simpler than one that changes its skin.
                 let node = spec.node;
@@ -272,12 +304,11 @@ impl Handler<SetPeers> for PeerSupervisor {
 impl Handler<Networks> for PeerSupervisor {
     type Result = ();
 
-    fn handle(&mut self, Networks(networks): Networks, _: &mut Self::Context) {
-        for addr in self.peers.values().filter_map(|peer| peer.addr.as_ref()) {
-            // A busy peer has a working path; it learns the networks with its next start.
-            let _ = addr.try_send(Networks(networks.clone()));
-        }
+    fn handle(&mut self, Networks(networks): Networks, ctx: &mut Self::Context) {
         self.networks = networks;
+        for node in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.tell_networks(node, ctx);
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 //! boringtun keeps its own clock for timers inside a session. What it leaves to chance for our use is done here: it
 //! retries a handshake only each 5 s, and expires for good when nobody answers for 90 s.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
 
@@ -42,6 +44,9 @@ pub struct Tunnel {
 }
 
 struct TunnKeys {
+    /// Never says no: initiations have passed the limit, with cookies, of the demultiplexer, and a limit of ten a second
+    /// here, which is boringtun's own, would let eleven replayed ones a second keep a tunnel down.
+    limiter: Arc<RateLimiter>,
     own: x25519::StaticSecret,
     peer: x25519::PublicKey,
     psk: Secret,
@@ -50,7 +55,7 @@ struct TunnKeys {
 
 impl TunnKeys {
     fn tunn(&self) -> Tunn {
-        Tunn::new(self.own.clone(), self.peer, Some(self.psk.0), None, self.index, None)
+        Tunn::new(self.own.clone(), self.peer, Some(self.psk.0), None, self.index, Some(self.limiter.clone()))
     }
 }
 
@@ -86,7 +91,8 @@ impl Tunnel {
         index: u32,
         leads: bool,
     ) -> Self {
-        let make = TunnKeys { own, peer: x25519::PublicKey::from(peer.0), psk, index };
+        let limiter = Arc::new(RateLimiter::new(&x25519::PublicKey::from(&own), u64::MAX));
+        let make = TunnKeys { limiter, own, peer: x25519::PublicKey::from(peer.0), psk, index };
         Self {
             tunn: make.tunn(),
             make,
@@ -117,8 +123,10 @@ impl Tunnel {
             return None;
         }
         match self.tunn.encapsulate(packet, out) {
-            TunnResult::WriteToNetwork(sent) => Some(sent.len()),
-            TunnResult::Done
+            // Data only: without a session boringtun would hand out an initiation here, and keep the packet.
+            TunnResult::WriteToNetwork(sent) if sent.first() == Some(&4) => Some(sent.len()),
+            TunnResult::WriteToNetwork(_)
+            | TunnResult::Done
             | TunnResult::Err(_)
             | TunnResult::WriteToTunnelV4(..)
             | TunnResult::WriteToTunnelV6(..) => None,
@@ -164,7 +172,6 @@ impl Tunnel {
         let mut buf = [0; MAX_CONTROL];
         if now >= self.next_tick {
             self.next_tick = now + TICK;
-            self.refresh_established(now);
             match self.tunn.update_timers(&mut buf) {
                 TunnResult::WriteToNetwork(message) if reachable => send(message),
                 TunnResult::WriteToNetwork(_)
@@ -173,6 +180,8 @@ impl Tunnel {
                 | TunnResult::WriteToTunnelV6(..) => {}
                 TunnResult::Err(_) => self.renew(now),
             }
+            // After boringtun has dropped the sessions that are too old.
+            self.refresh_established(now);
         }
         let age = self.since_handshake(now);
         let stale = age.is_some_and(|age| age >= if self.leads { REKEY_AFTER } else { REKEY_AFTER + 10 * YIELD });
@@ -309,6 +318,24 @@ mod tests {
             b.tick(start + Duration::from_millis(ms), true, false, |_| at = at.or(Some(ms)));
         }
         assert_eq!(at, Some(1_000));
+    }
+
+    #[test]
+    fn a_replayed_initiation_does_not_keep_the_real_one_out() {
+        let (mut a, mut b, now) = pair(7);
+        let mut recorded = None;
+        a.tick(now, true, true, |message| recorded = Some(message.to_vec()));
+        let recorded = recorded.unwrap();
+        let mut out = [0; 2000];
+        assert!(matches!(b.decapsulate(now, &recorded, &mut out), Decapsulated::Reply(_)));
+        for _ in 0..200 {
+            assert_eq!(b.decapsulate(now, &recorded, &mut out), Decapsulated::Refused);
+        }
+        // TAI64N stamps of boringtun are whole milliseconds and more apart.
+        std::thread::sleep(Duration::from_millis(20));
+        let mut fresh = None;
+        a.tick(now + RETRY_FIRST, true, true, |message| fresh = Some(message.to_vec()));
+        assert!(matches!(b.decapsulate(now, &fresh.unwrap(), &mut out), Decapsulated::Reply(_)));
     }
 
     proptest! {

@@ -18,7 +18,8 @@ pub(super) const FILE: &str = "lanrage.db";
 
 /// Parties remembered; beyond it the inactive one that was changed longest ago is forgotten.
 const MAX_PARTIES: i64 = 256;
-const MAX_SNAPSHOT: usize = 4 * 1024 * 1024;
+/// As large as the party concern writes at most.
+const MAX_SNAPSHOT: usize = 16 * 1024 * 1024;
 const MAX_SETTINGS: i64 = 1024;
 const MAX_SETTING_KEY: usize = 64;
 const MAX_SETTING_VALUE: usize = 64 * 1024;

@@ -143,7 +143,7 @@ fn parties_and_settings_are_bounded() {
     assert_eq!(parties.len(), 256);
     assert_eq!(parties[0].snapshot, b"active");
     assert_eq!(parties[1].id.0[..4], 299u32.to_le_bytes());
-    assert!(store.save_party(&party(7, false, &vec![0; 5 << 20])).is_err());
+    assert!(store.save_party(&party(7, false, &vec![0; 17 << 20])).is_err());
     assert!(store.put_setting(&"k".repeat(65), Some("v")).is_err());
     assert!(store.put_setting("", Some("v")).is_err());
     assert!(store.put_setting("k", Some(&"v".repeat(65 * 1024))).is_err());

@@ -1,5 +1,7 @@
 //! Keeping the members' rosters alike: admission, news, digests; and what follows from a changed roster.
 
+use std::time::Duration;
+
 use rand::seq::IteratorRandom;
 
 use super::super::frame::{Frame, Item, Reason, Summary};
@@ -15,7 +17,9 @@ const FAN_OUT: usize = 8;
 const FAN_OUT_TO_ALL: usize = 16;
 /// A newcomer's `joined_at` may differ this much from the clock of the member that lets it in, seconds. It was told the
 /// clock of a member, and players' clocks are off.
-const JOINED_AT_TOLERANCE: u64 = 24 * 60 * 60;
+/// Between two answers to a record of this node that this node did not make.
+const CONTESTED_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const JOINED_AT_TOLERANCE: u64 = 24 * 60 * 60;
 
 impl PartyMachine {
     pub(super) fn on_join(&mut self, now: Now, id: LinkId, signed: Signed) {
@@ -201,6 +205,19 @@ impl PartyMachine {
                 || view.without_name.contains(&me);
             if !unsettled {
                 break;
+            }
+            // Somebody else publishes as this node: a copy of its data folder on another machine. Answering at once
+            // would go back and forth at the speed of the network.
+            let foreign = session.roster.record(me) != Some(&session.own);
+            if foreign && session.contested_until.is_some_and(|until| now.mono < until) {
+                let at = session.contested_until;
+                if let Phase::Member(session) = &mut self.phase {
+                    session.publish_at = session.publish_at.or(at);
+                }
+                break;
+            }
+            if foreign && let Phase::Member(session) = &mut self.phase {
+                session.contested_until = Some(now.mono + CONTESTED_PAUSE);
             }
             self.publish(now);
         }

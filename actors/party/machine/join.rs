@@ -10,6 +10,7 @@ use super::super::record::{Kick, MemberRecord, PartyInfo};
 use super::super::roster::Roster;
 use super::super::signed::{Signed, Verified};
 use super::super::snapshot::Membership;
+use super::gossip::JOINED_AT_TOLERANCE;
 use super::outbox::{Event, RequestId};
 use super::session::Session;
 use super::{DIGEST_EVERY, Now, Output, PartyMachine, Phase};
@@ -19,6 +20,8 @@ use crate::discovery::messages::{LinkId, NodeAddrs};
 const RETRY: Duration = Duration::from_secs(3);
 /// A party that was left is entered again on one's own when nobody has answered for this long.
 const ALONE_AFTER: Duration = Duration::from_secs(10);
+/// No node publishes so often.
+const MAX_KNOWN_SEQ: u64 = 1 << 48;
 
 #[derive(Debug)]
 pub(super) struct Joining {
@@ -81,6 +84,13 @@ impl PartyMachine {
             self.reject(now, id);
             return;
         };
+        // The newcomer signs what it is told about its own past: absurd numbers would stick to it.
+        let absurd =
+            |known: &Known| known.seq > MAX_KNOWN_SEQ || known.joined_at > now.unix.saturating_add(JOINED_AT_TOLERANCE);
+        if welcome.known.as_ref().is_some_and(absurd) {
+            self.reject(now, id);
+            return;
+        }
         match &self.phase {
             Phase::Idle => self.close(now, id),
             Phase::Member(session) => {
@@ -166,6 +176,8 @@ impl PartyMachine {
         for link in self.links.values_mut() {
             link.welcomed = false;
         }
+        // While joining, whoever knew the code was trusted; the roster may know better.
+        self.recheck_links(now);
         self.reconcile(now);
         let links: Vec<LinkId> = self.links.iter().filter(|(_, link)| link.proved()).map(|(id, _)| *id).collect();
         for id in links {

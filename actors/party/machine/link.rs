@@ -10,8 +10,8 @@ use crate::wire::NodeId;
 pub(super) const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 /// Links that have not proved anything, altogether.
 pub(super) const MAX_UNPROVED: usize = 64;
-/// Both sides may open one at the same moment.
-pub(super) const MAX_LINKS_PER_NODE: usize = 2;
+/// Both sides may open one at the same moment, and after a power cut two more are dead and only not known to be.
+pub(super) const MAX_LINKS_PER_NODE: usize = 4;
 /// Frames that a link may bring at once: a whole roster of the largest kind is some 110.
 const BURST: f64 = 256.0;
 const FRAMES_PER_SEC: f64 = 32.0;

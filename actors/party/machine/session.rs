@@ -75,6 +75,8 @@ pub(super) struct Session {
     /// The own record is to be published anew.
     pub(super) publish_at: Option<Instant>,
     pub(super) save_at: Option<Instant>,
+    /// Another machine publishes as this node; not answered before then.
+    pub(super) contested_until: Option<Instant>,
     /// As last told to the log.
     pub(super) seen: Vec<NodeId>,
     pub(super) generation: u32,
@@ -85,7 +87,17 @@ impl Session {
         let seen = roster.view().members.clone();
         let generation = roster.codes().next().map_or(0, |rekey| rekey.generation);
         let deriving = BTreeSet::new();
-        Self { roster, secrets, deriving, own, publish_at: None, save_at: None, seen, generation }
+        Self {
+            roster,
+            secrets,
+            deriving,
+            own,
+            publish_at: None,
+            save_at: None,
+            contested_until: None,
+            seen,
+            generation,
+        }
     }
 
     pub(super) fn from_snapshot(snapshot: Snapshot, node: NodeId) -> Option<Self> {

@@ -30,18 +30,31 @@ enum Verdict {
 
 impl PartyMachine {
     pub fn handle_link_opened(&mut self, now: Now, link: LinkId, node: NodeId, outbound: bool) {
-        let unproved = self.links.values().filter(|link| !link.proved()).count();
-        let of_node = self.links.values().filter(|link| link.node == node).count();
-        let pointless = node == self.profile.node || (outbound && self.keys().is_empty());
-        if pointless || unproved >= MAX_UNPROVED || of_node >= MAX_LINKS_PER_NODE {
-            self.out.counters.refused_links += u64::from(!pointless);
+        if node == self.profile.node || (outbound && self.keys().is_empty()) {
             self.out.push(Output::Close(link));
             return;
         }
+        // The newest counts: a node's oldest is the likeliest to be dead. Likewise with strangers: an honest proof takes a
+        // moment, so who has had longer makes room.
+        self.make_room(now, MAX_LINKS_PER_NODE, |other| other.node == node);
+        self.make_room(now, MAX_UNPROVED, |other| !other.proved());
         let mut nonce = [0; 32];
         self.rng.fill_bytes(&mut nonce);
         self.links.insert(link, Link::new(node, outbound, nonce, now.mono));
         self.out.send(link, &Frame::Hello { nonce });
+    }
+
+    /// Closes the oldest of the links that `counts`, when there are `limit` of them.
+    fn make_room(&mut self, now: Now, limit: usize, counts: impl Fn(&Link) -> bool) {
+        let counted = || self.links.iter().filter(|(_, link)| counts(link));
+        if counted().count() < limit {
+            return;
+        }
+        let oldest = counted().min_by_key(|(id, link)| (link.opened, **id)).map(|(id, _)| *id);
+        if let Some(oldest) = oldest {
+            self.out.counters.refused_links += 1;
+            self.close(now, oldest);
+        }
     }
 
     pub fn handle_link_closed(&mut self, now: Now, link: LinkId) {

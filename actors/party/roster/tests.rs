@@ -196,3 +196,30 @@ proptest! {
         prop_assert_eq!(one.digest(), merged(items).digest());
     }
 }
+
+#[test]
+fn a_newcomer_believes_the_successor_of_a_creator_who_left_long_ago() {
+    let left = |it: &mut MemberRecord| (it.state, it.departures) = (MemberState::Left, 1);
+    let items = [rekey(1, 0), rekey(2, 1), kick(2, 3), member(3, |_| {}), member(2, |_| {}), member(1, left)];
+    let late = 1000 + 2 * LEFT_KEPT_SECS;
+    let mut newcomer = empty();
+    newcomer.merge(items.clone(), late);
+    assert_eq!(newcomer.view().host(), Some(node(2)));
+    assert_eq!(newcomer.codes().next().map(|code| (code.generation, code.by)), Some((1, node(2))));
+    assert!(newcomer.view().kicked.contains(&node(3)));
+    // A member that was there all the time agrees.
+    let mut old_hand = merged(items);
+    old_hand.refresh(late);
+    assert_eq!(old_hand.digest(), newcomer.digest());
+}
+
+#[test]
+fn kicks_without_force_do_not_push_each_other_out() {
+    let mut roster = merged([member(1, |_| {})]);
+    let flood = |by: u8| (2..=255u8).filter(move |other| *other != by).map(move |other| kick(by, other));
+    roster.merge(flood(7).chain(flood(8)).chain(flood(9)), 3000);
+    assert_eq!(roster.kicks.len(), MAX_KICKS);
+    let digest = roster.digest();
+    roster.merge(flood(9).chain(flood(10)), 3000);
+    assert_eq!(roster.digest(), digest);
+}
