@@ -50,7 +50,10 @@ impl Hostile {
     fn seek(&self) {
         let node = self.node;
         let nodes = world::with(|world| {
-            let up = (0..world.ids.len()).filter(|&other| other != node && world.net.sites[other].up);
+            let now = clock::elapsed();
+            // He runs a node of the DHT and sees the keys.
+            world.dht.publish_everywhere(now, node);
+            let up = (0..world.honest).filter(|&other| world.net.sites[other].up);
             up.map(|other| NodeAddrs { node: world.ids[other], addrs: vec![multiaddr(world, other)] }).collect()
         });
         if let Some(discovery) = &self.discovery {
@@ -71,8 +74,8 @@ impl Hostile {
     fn datagrams(&mut self) {
         let node = self.node;
         world::with(|world| {
-            for target in 0..world.ids.len() {
-                if target == node || !world.net.sites[target].up {
+            for target in 0..world.honest {
+                if !world.net.sites[target].up {
                     continue;
                 }
                 let to = world.net.address(target);
@@ -109,9 +112,6 @@ impl Handler<Attack> for Hostile {
 
     fn handle(&mut self, Attack(discovery): Attack, _: &mut Self::Context) {
         self.discovery = Some(discovery);
-        // He runs a node of the DHT and has seen the keys.
-        let node = self.node;
-        world::with(|world| world.dht.publish_everywhere(clock::elapsed(), node));
         self.seek();
     }
 }
@@ -120,6 +120,11 @@ impl Handler<LinkOpened> for Hostile {
     type Result = ();
 
     fn handle(&mut self, it: LinkOpened, _: &mut Self::Context) {
+        // Strangers among themselves are of no interest.
+        let honest = world::with(|world| world.by_id.get(&it.node).is_some_and(|&node| node < world.honest));
+        if !honest {
+            return;
+        }
         self.links.insert(it.link, it.outbound);
         let nonce = self.rng.random();
         self.say(it.link, &Frame::Hello { nonce });
@@ -130,7 +135,7 @@ impl Handler<LinkFrame> for Hostile {
     type Result = ();
 
     fn handle(&mut self, it: LinkFrame, _: &mut Self::Context) {
-        let outbound = self.links.get(&it.link).copied().unwrap_or(false);
+        let Some(&outbound) = self.links.get(&it.link) else { return };
         match Frame::decode(&it.frame) {
             Ok(Frame::Hello { .. }) => {
                 if self.rng.random_bool(0.2) {

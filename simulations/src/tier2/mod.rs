@@ -91,6 +91,7 @@ async fn simulate(job: &Job<'_>, settings: &Settings, report: &mut Report) -> Du
     world.ports.resize_with(all, Default::default);
     world.ids = machines.iter().map(|machine| machine.id).collect();
     world.by_id = machines.iter().map(|machine| (machine.id, machine.node)).collect();
+    world.honest = peers;
     world.capture = settings.hostile > 0;
     world.at(Duration::from_secs(1), world::Event::Summary);
     world::install(world);

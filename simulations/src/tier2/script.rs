@@ -386,6 +386,8 @@ impl<'a> Script<'a> {
         for (node, running) in std::mem::take(&mut self.running) {
             self.machines[node].kill(running).await;
         }
+        let broken = world::with(|world| world.streams.kill(|_, _| true));
+        world::with(|world| broken.into_iter().for_each(|link| world.streams.close(link)));
         for discovery in std::mem::take(&mut self.hostile) {
             let _ = discovery.send(Heard::Halt).await;
         }

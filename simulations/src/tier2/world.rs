@@ -88,6 +88,8 @@ pub struct World {
     pub game: Game,
     pub ports: Vec<Ports>,
     pub ids: Vec<NodeId>,
+    /// Nodes below this number are no strangers.
+    pub honest: usize,
     pub by_id: BTreeMap<NodeId, usize>,
     /// Parts of nodes that exist: each comes back to 0 when all nodes have ended.
     pub alive: i64,
@@ -146,6 +148,7 @@ impl World {
             game,
             ports: Vec::new(),
             ids: Vec::new(),
+            honest: 0,
             by_id: BTreeMap::new(),
             alive: 0,
             captured: Vec::new(),
