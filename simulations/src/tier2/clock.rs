@@ -36,6 +36,12 @@ pub fn follow() {
     }
 }
 
+/// For a run without a runtime: the time is `elapsed`.
+pub fn set(elapsed: Duration) {
+    ELAPSED.set(Some(elapsed));
+    MockClock::set_time(elapsed);
+}
+
 /// The thread belongs to the system's clock again.
 pub fn end() {
     START.set(None);
