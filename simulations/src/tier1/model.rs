@@ -198,12 +198,15 @@ impl Game<'_> {
                 let members = self.members_up();
                 if members.len() > 2
                     && let Some(&node) = members.choose(&mut self.rng)
+                    && self.is_heard(node)
                 {
+                    let loss = std::mem::replace(&mut self.net.frame_loss, 0.0);
                     self.net.command(node, |machine, now, request| machine.leave(now, request));
                     if !matches!(self.net.nodes[node].replies.as_slice(), [Ok(None)]) {
                         self.net.failures.push(format!("{node} could not leave"));
                     }
                     self.model.members.remove(&node);
+                    self.net.frame_loss = loss;
                 }
             }
             Op::Kick => self.kick(),
@@ -240,6 +243,13 @@ impl Game<'_> {
             }
             Op::TwinsApart => self.twins_apart(),
         }
+    }
+
+    /// Somebody would hear it say that it leaves. A member that leaves unheard stays in the rosters of the others: the
+    /// shipped machine says it once, to those whom it is linked to.
+    fn is_heard(&self, node: usize) -> bool {
+        let view = self.net.nodes[node].machine.view();
+        view.is_some_and(|view| view.members.iter().any(|member| member.online && !member.me))
     }
 
     fn part(&mut self, groups: Vec<u8>) {
@@ -468,7 +478,13 @@ impl Game<'_> {
                 }
                 let tunnel = it.tunnels.get(&id);
                 if !tunnel.is_some_and(|tunnel| tunnel.view(self.net.mono(), 0).connected) {
-                    failures.push(format!("{node} has no tunnel to {other}"));
+                    let state = tunnel.map(|tunnel| {
+                        let view = tunnel.view(self.net.mono(), 0);
+                        let path = view.path.endpoint.is_some();
+                        let live = view.candidates.iter().filter(|candidate| candidate.live).count();
+                        format!("path {path}, {live} live candidates, handshake {:?} s ago", view.last_handshake_s)
+                    });
+                    failures.push(format!("{node} has no tunnel to {other}: {state:?}"));
                 }
             }
             for id in it.tunnels.keys() {

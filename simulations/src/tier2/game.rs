@@ -47,6 +47,7 @@ pub struct Game {
     cursor: Vec<usize>,
     /// Packets are counted from here on: everybody is connected.
     pub counting: bool,
+    pub counting_since: Duration,
     pub sent: u64,
     pub delivered: u64,
     pub device_full: u64,
@@ -65,6 +66,7 @@ impl Game {
             left_at: vec![Duration::ZERO; nodes],
             cursor: (0..nodes).collect(),
             counting: false,
+            counting_since: Duration::ZERO,
             sent: 0,
             delivered: 0,
             device_full: 0,
@@ -117,7 +119,7 @@ impl Game {
             self.violation(format!("a packet from {source} came to {node}, which is not in its party"));
             return;
         }
-        if self.counting {
+        if self.counting && sent >= self.counting_since {
             self.delivered += 1;
             let ms = usize::try_from((now.saturating_sub(sent)).as_millis()).unwrap_or(usize::MAX);
             let last = self.latency_ms.len() - 1;

@@ -47,7 +47,7 @@ fn expected(script: &Script<'_>, node: usize) -> Option<Expected> {
 }
 
 /// What is not yet as it should be; `None` when all is.
-async fn amiss(script: &Script<'_>, node: usize) -> Option<String> {
+pub async fn amiss(script: &Script<'_>, node: usize) -> Option<String> {
     let running = script.running.get(&node)?;
     let Some(expected) = expected(script, node) else {
         let out = script.view(node).await.is_none();
@@ -165,7 +165,7 @@ pub async fn wait(script: &mut Script<'_>, budget: Duration) -> Option<Vec<Durat
 
 /// What must hold whatever the scenario has done.
 #[allow(clippy::cast_precision_loss, reason = "figures for people")]
-pub async fn invariants(script: &mut Script<'_>, min_delivery: f64) {
+pub async fn invariants(script: &mut Script<'_>, min_delivery: f64, must_count: Option<&str>) {
     let violations = world::with(|world| world.game.violations.clone());
     for (at, what) in violations {
         script.fail(format!("at {:.3} s {what}", at.as_secs_f64()));
@@ -223,6 +223,11 @@ pub async fn invariants(script: &mut Script<'_>, min_delivery: f64) {
     }
     if restarts > 0 {
         script.fail(format!("PeerActors were restarted {restarts} times"));
+    }
+    if let Some(name) = must_count
+        && totals.get(name).copied().unwrap_or(0) == 0
+    {
+        script.fail(format!("nothing was counted as `{name}`"));
     }
     for (name, value) in totals {
         if value > 0 {

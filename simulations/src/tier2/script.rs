@@ -102,10 +102,17 @@ impl<'a> Script<'a> {
         let budget = secs(self.settings.connect_s);
         if let Some(times) = oracle::wait(self, budget).await {
             self.connect_times = times.into_iter().map(|at| (at - began.min(at)).as_secs_f64()).collect();
+        } else {
+            return;
         }
-        world::with(|world| world.game.counting = true);
+        world::with(|world| {
+            world.game.counting = true;
+            world.game.counting_since = clock::elapsed();
+        });
         for step in self.settings.steps.clone() {
-            self.step(&step).await;
+            if !self.step(&step).await {
+                return;
+            }
         }
         let end = secs(self.settings.seconds);
         let total = self.settings.seconds.max(1.0);
@@ -119,7 +126,7 @@ impl<'a> Script<'a> {
         if !self.settings.steps.is_empty() {
             oracle::wait(self, Duration::from_secs(2)).await;
         }
-        oracle::invariants(self, self.settings.min_delivery).await;
+        oracle::invariants(self, self.settings.min_delivery, self.settings.must_count.as_deref()).await;
     }
 
     async fn start_hostile(&mut self, node: usize) {
@@ -209,7 +216,8 @@ impl<'a> Script<'a> {
         }
     }
 
-    async fn step(&mut self, step: &Step) {
+    /// Whether all came to be as it should.
+    async fn step(&mut self, step: &Step) -> bool {
         sleep(secs(step.after_s)).await;
         for round in 0..step.times {
             if round > 0 {
@@ -220,9 +228,10 @@ impl<'a> Script<'a> {
             self.act(step.action, step.count as usize).await;
             if step.settle_s > 0.0 && oracle::wait(self, secs(step.settle_s)).await.is_none() {
                 self.fail(format!("after {:?} it did not settle within {} s", step.action, step.settle_s));
-                return;
+                return false;
             }
         }
+        true
     }
 
     /// Some of the nodes that are up and in a party, drawn by the seed, in order.
@@ -336,6 +345,13 @@ impl<'a> Script<'a> {
 
     async fn leave(&mut self, node: usize) {
         let Some(running) = self.running.get(&node).cloned() else { return };
+        // One whose streams are broken at this moment leaves unheard, and stays in the rosters of the others.
+        for _ in 0..60 {
+            if oracle::amiss(self, node).await.is_none() {
+                break;
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
         match running.party.send(LeaveParty).await {
             Ok(Ok(())) => {
                 self.note(format_args!("node {node} leaves"));

@@ -39,6 +39,8 @@ pub struct Settings {
     /// Least share of the games' packets that must arrive once everybody is connected.
     #[serde(default)]
     pub min_delivery: f64,
+    /// A counter of the report that must not be 0: the scenario is about what it counts.
+    pub must_count: Option<String>,
     #[serde(default)]
     pub link: LinkSettings,
     #[serde(default)]
