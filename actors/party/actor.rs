@@ -6,13 +6,13 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture, SpawnHandle, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, Recipient, ResponseFuture, SpawnHandle, WrapFuture,
 };
 use tokio::sync::oneshot;
 
 use super::code::PartyCode;
 use super::keys::PartySecret;
-use super::machine::{Event, Now, Output, PartyConfig, PartyMachine, RequestId};
+use super::machine::{Counters, Event, Now, Output, PartyConfig, PartyMachine, RequestId};
 use super::messages::{CreateParty, GetParty, JoinParty, KickMember, LeaveParty, ListParties, PartyError};
 use super::messages::{PartySummary, PartyView};
 use crate::discovery::messages::{
@@ -46,6 +46,32 @@ pub struct Bind {
 #[rtype(result = "()")]
 pub struct Start;
 
+/// End without a word to anybody, as when the program is killed.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Halt;
+
+/// Ask what members must agree on, and what was refused and lost.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "PartyState")]
+pub struct Inspect;
+
+#[derive(Debug, Clone, Copy)]
+pub struct PartyState {
+    /// See `PartyMachine::digest`.
+    pub digest: Option<[u8; 32]>,
+    pub counters: Counters,
+}
+
+/// How a party code becomes its secret.
+#[derive(Clone, Copy)]
+pub enum Derive {
+    /// Argon2id on a thread that may be slow: it takes 64 MiB and the better part of a second on a small machine.
+    OffThread,
+    /// At once: for a simulation, whose clock cannot see other threads.
+    AtOnce(fn(&PartyCode) -> PartySecret),
+}
+
 type Answer = Result<Option<PartyView>, PartyError>;
 
 struct Waiting {
@@ -64,6 +90,7 @@ struct Held {
 pub struct PartyActor {
     machine: PartyMachine,
     ports: Option<Bind>,
+    derive: Derive,
     timer: Option<(Instant, SpawnHandle)>,
     waiting: HashMap<RequestId, Waiting>,
     next_request: u64,
@@ -85,6 +112,7 @@ impl PartyActor {
         Self {
             machine: PartyMachine::new(config, &stored),
             ports: None,
+            derive: Derive::OffThread,
             timer: None,
             waiting: HashMap::new(),
             next_request: 0,
@@ -98,9 +126,15 @@ impl PartyActor {
         }
     }
 
+    #[must_use]
+    pub fn with_derive(mut self, derive: Derive) -> Self {
+        self.derive = derive;
+        self
+    }
+
     fn now() -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        Now { mono: Instant::now(), unix }
+        Now { mono: mono(), unix }
     }
 
     fn feed(&mut self, ctx: &mut Context<Self>, input: impl FnOnce(&mut PartyMachine, Now)) {
@@ -225,8 +259,11 @@ impl PartyActor {
         ctx.spawn(asking);
     }
 
-    /// On a thread that may be slow: it takes 64 MiB and the better part of a second on a small machine.
-    fn derive(&self, ctx: &mut Context<Self>, code: PartyCode) {
+    fn derive(&mut self, ctx: &mut Context<Self>, code: PartyCode) {
+        if let Derive::AtOnce(derive) = self.derive {
+            self.machine.handle_derived(Self::now(), &code, Some(derive(&code)));
+            return;
+        }
         let deriving = async move {
             let of = code.clone();
             let secret = tokio::task::spawn_blocking(move || PartySecret::derive(&of)).await;
@@ -247,7 +284,7 @@ impl PartyActor {
             ctx.cancel_future(handle);
         }
         if let Some((at, reason)) = next {
-            let wait = at.saturating_duration_since(Instant::now());
+            let wait = at.saturating_duration_since(mono());
             let handle = ctx.run_later(wait, move |actor, ctx| {
                 tracing::trace!(reason, "party timer");
                 actor.timer = None;
@@ -270,6 +307,11 @@ impl PartyActor {
         self.feed(ctx, |machine, now| command(machine, now, request));
         receiver
     }
+}
+
+/// tokio's clock, so that a paused one moves the actor as well.
+fn mono() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 fn unreachable_bootstrap(view: &DiscoveryView, waited: Duration) -> Option<PartyError> {
@@ -322,6 +364,22 @@ impl Handler<Start> for PartyActor {
 
     fn handle(&mut self, _: Start, ctx: &mut Self::Context) {
         self.feed(ctx, PartyMachine::start);
+    }
+}
+
+impl Handler<Halt> for PartyActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Halt, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Handler<Inspect> for PartyActor {
+    type Result = MessageResult<Inspect>;
+
+    fn handle(&mut self, _: Inspect, _: &mut Self::Context) -> Self::Result {
+        MessageResult(PartyState { digest: self.machine.digest(), counters: self.machine.counters() })
     }
 }
 

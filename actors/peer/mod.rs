@@ -13,4 +13,4 @@ mod supervisor;
 pub mod tunnel;
 
 pub use machine::OwnIdentity;
-pub use supervisor::{BindPeers, Links, PeerSupervisor};
+pub use supervisor::{BindPeers, Halt, Links, PeerSupervisor};

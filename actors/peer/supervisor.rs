@@ -72,6 +72,11 @@ pub struct Links {
 #[rtype(result = "()")]
 pub struct BindPeers(pub Links);
 
+/// End, with all PeerActors, as when the program is killed.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Halt;
+
 struct Peer {
     spec: PeerSpec,
     addr: Option<Addr<PeerActor>>,
@@ -247,6 +252,20 @@ impl Handler<BindPeers> for PeerSupervisor {
 
     fn handle(&mut self, BindPeers(links): BindPeers, _: &mut Self::Context) {
         self.links = Some(links);
+    }
+}
+
+impl Handler<Halt> for PeerSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: Halt, ctx: &mut Self::Context) {
+        for addr in self.peers.values().filter_map(|peer| peer.addr.clone()) {
+            // Waits for room in the mailbox, wherever this actor is by then.
+            actix::spawn(async move {
+                let _ = addr.send(Stop).await;
+            });
+        }
+        ctx.stop();
     }
 }
 

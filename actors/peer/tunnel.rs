@@ -26,6 +26,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 const YIELD: Duration = Duration::from_millis(1000);
 /// WireGuard's REKEY_AFTER_TIME; an idle tunnel is renewed as well, so that the first packet after a pause is not held up.
 const REKEY_AFTER: Duration = Duration::from_secs(120);
+/// A little later the side that does not lead renews the tunnel, if the other has not.
+const REKEY_SELF_AFTER: Duration = Duration::from_secs(130);
 /// Below boringtun's 90 s, after which it would give up and say so as an error.
 const RENEW_TUNN_AFTER: Duration = Duration::from_secs(60);
 
@@ -41,6 +43,12 @@ pub struct Tunnel {
     next_tick: Instant,
     born: Instant,
     established: Option<Instant>,
+    /// A session that this side has answered to counts for sending only once the other has used it. If the message that
+    /// does so is lost and no other follows, this side goes on with the session before, and has none when that ends.
+    /// Receiver index of the session that waits to be used.
+    unconfirmed: Option<[u8; 4]>,
+    /// When the session was made that is used for sending.
+    confirmed: Option<Instant>,
 }
 
 struct TunnKeys {
@@ -103,6 +111,8 @@ impl Tunnel {
             next_tick: now,
             born: now,
             established: None,
+            unconfirmed: None,
+            confirmed: None,
         }
     }
 
@@ -148,6 +158,22 @@ impl Tunnel {
             TunnResult::Done => Decapsulated::Nothing,
             TunnResult::Err(_) => Decapsulated::Refused,
         };
+        match result {
+            Decapsulated::Reply(len) if datagram[0] == 1 && out[0] == 2 => {
+                // Sender index of the response.
+                self.unconfirmed = out[..len].get(4..8).and_then(|bytes| bytes.try_into().ok());
+            }
+            Decapsulated::Reply(_) if datagram[0] == 2 => {
+                self.unconfirmed = None;
+                self.confirmed = Some(now);
+            }
+            Decapsulated::Packet(_) | Decapsulated::Nothing if data => {
+                if self.unconfirmed.take_if(|index| datagram.get(4..8) == Some(&index[..])).is_some() {
+                    self.confirmed = Some(now);
+                }
+            }
+            Decapsulated::Packet(_) | Decapsulated::Nothing | Decapsulated::Reply(_) | Decapsulated::Refused => {}
+        }
         // A session counts once data can go both ways: for the initiator with the response, for the responder with the
         // first data (or keepalive) under the new keys.
         if result != Decapsulated::Refused && (!data || self.established.is_none()) {
@@ -184,7 +210,9 @@ impl Tunnel {
             self.refresh_established(now);
         }
         let age = self.since_handshake(now);
-        let stale = age.is_some_and(|age| age >= if self.leads { REKEY_AFTER } else { REKEY_AFTER + 10 * YIELD });
+        let stale = age.is_some_and(|age| age >= if self.leads { REKEY_AFTER } else { REKEY_SELF_AFTER });
+        let in_use = self.confirmed.map(|at| now.saturating_duration_since(at));
+        let stale = stale || (self.unconfirmed.is_some() && in_use.is_some_and(|age| age >= REKEY_SELF_AFTER));
         if !reachable || !(age.is_none() || stale) {
             self.missing_since = None;
             self.next_try = None;
@@ -216,6 +244,8 @@ impl Tunnel {
         self.tunn = self.make.tunn();
         self.born = now;
         self.established = None;
+        self.unconfirmed = None;
+        self.confirmed = None;
         self.missing_since = None;
         self.next_try = None;
     }
@@ -293,6 +323,28 @@ mod tests {
         let (mut a, mut b, now) = pair(8);
         exchange(&mut a, &mut b, now);
         assert!(!a.has_session() && !b.has_session());
+    }
+
+    #[test]
+    fn a_session_that_the_other_side_never_uses_is_made_anew() {
+        for keepalive_lost in [true, false] {
+            let (mut a, mut b, now) = pair(7);
+            exchange(&mut a, &mut b, now);
+            let mut sent = 0;
+            b.tick(now + REKEY_SELF_AFTER, true, false, |_| sent += 1);
+            assert_eq!(sent, 0);
+            let (mut buf, mut out) = ([0; MAX_CONTROL], [0; 2000]);
+            let TunnResult::WriteToNetwork(init) = a.tunn.format_handshake_initiation(&mut buf, true) else { panic!() };
+            let Decapsulated::Reply(len) = b.decapsulate(now, init, &mut out) else { panic!() };
+            let response = out[..len].to_vec();
+            let Decapsulated::Reply(len) = a.decapsulate(now, &response, &mut out) else { panic!() };
+            if !keepalive_lost {
+                let keepalive = out[..len].to_vec();
+                assert_eq!(b.decapsulate(now, &keepalive, &mut out), Decapsulated::Nothing);
+            }
+            b.tick(now + REKEY_SELF_AFTER, true, false, |_| sent += 1);
+            assert_eq!(sent, usize::from(keepalive_lost));
+        }
     }
 
     #[test]

@@ -13,5 +13,7 @@ pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod tier;
+pub mod tier1;
+pub mod tier2;
 pub mod tier3;
 pub mod trace;

@@ -28,7 +28,7 @@ pub fn run(scenario: &Scenario, seed: u64, peers: u32, progress: &Progress) -> R
         let filter = tracing_subscriber::EnvFilter::try_from_default_env().ok();
         let words = filter.map(|_| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
         let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,boringtun=off"));
         let subscriber = tracing_subscriber::registry().with(filter).with(logs.clone()).with(words);
         let job = Job { scenario, seed, peers, progress };
         tracing::subscriber::with_default(subscriber, || tier.run(&job, &mut report)).map(|()| report)

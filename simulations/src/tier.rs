@@ -5,10 +5,10 @@ use std::fmt;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::scenario::{Scenario, ScenarioError};
-use crate::tier3;
+use crate::{tier1, tier2, tier3};
 
 /// All tiers, in order.
-pub const TIERS: &[&dyn Tier] = &[&tier3::Tier3];
+pub const TIERS: &[&dyn Tier] = &[&tier1::Tier1, &tier2::Tier2, &tier3::Tier3];
 
 /// One way to run scenarios.
 pub trait Tier: Sync {

@@ -1,0 +1,118 @@
+//! Tier 2: the real actors in virtual time on one arbiter, on a simulated network.
+//!
+//! Per node: a real PartyActor, PeerSupervisor with its PeerActors, and TunActor. In the places of NatActor,
+//! DiscoveryActor and StoreActor stand thin actors around what ships of them (demultiplexer, gatekeeper, planner).
+#![allow(missing_debug_implementations, reason = "actix addresses have no Debug")]
+
+pub mod clock;
+pub mod device;
+pub mod dht;
+pub mod discovery;
+pub mod game;
+pub mod hostile;
+pub mod link;
+pub mod nat;
+pub mod nat_actor;
+pub mod net;
+pub mod node;
+pub mod oracle;
+pub mod script;
+pub mod settings;
+pub mod store;
+pub mod streams;
+pub mod world;
+
+use std::time::Duration;
+
+use actix::System;
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha12Rng;
+
+use crate::report::Report;
+use crate::scenario::{Scenario, ScenarioError};
+use crate::tier::{Job, Tier};
+use settings::Settings;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Tier2;
+
+impl Tier for Tier2 {
+    fn number(&self) -> u8 {
+        2
+    }
+
+    fn about(&self) -> &'static str {
+        "the real actors with real WireGuard, on a simulated network (NATs, lines, DHT, streams)"
+    }
+
+    fn check(&self, scenario: &Scenario) -> Result<(), ScenarioError> {
+        let settings = scenario.settings::<Settings>()?;
+        if settings.nat.is_empty() {
+            return Err(scenario.invalid("in [run]: `nat` must name at least one kind"));
+        }
+        Ok(())
+    }
+
+    fn run(&self, job: &Job<'_>, report: &mut Report) -> Result<(), ScenarioError> {
+        let settings = job.scenario.settings::<Settings>()?;
+        let system = System::with_tokio_rt(|| {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .on_thread_unpark(clock::follow)
+                .build()
+                .expect("a runtime without I/O needs nothing of the system")
+        });
+        let spent = system.block_on(async {
+            clock::start();
+            let spent = simulate(job, &settings, report).await;
+            clock::end();
+            spent
+        });
+        report.finish(spent);
+        Ok(())
+    }
+}
+
+async fn simulate(job: &Job<'_>, settings: &Settings, report: &mut Report) -> Duration {
+    let mut rng = ChaCha12Rng::seed_from_u64(job.seed);
+    let peers = job.peers as usize;
+    let all = peers + settings.hostile as usize;
+    let mut net = net::Net::new(settings.link.clone(), rng.random());
+    for node in 0..all {
+        net.attach(if node < peers { settings.nat[node % settings.nat.len()] } else { nat::Kind::None });
+    }
+    let dht = dht::Dht::new(settings.dht.clone());
+    let game = game::Game::new(settings.game.clone(), all);
+    let mut world = world::World::new(net, ChaCha12Rng::seed_from_u64(rng.random()), dht, game);
+    let machines: Vec<node::Machine> =
+        (0..all).map(|node| node::Machine::new(node, settings.stun, &mut rng)).collect();
+    world.ports.resize_with(all, Default::default);
+    world.ids = machines.iter().map(|machine| machine.id).collect();
+    world.by_id = machines.iter().map(|machine| (machine.id, machine.node)).collect();
+    world.honest = peers;
+    world.capture = settings.hostile > 0;
+    world.at(Duration::from_secs(1), world::Event::Summary);
+    world::install(world);
+    store::clear();
+    let driver = actix::spawn(world::run());
+
+    let mut script = script::Script::new(job, settings, report, machines, peers, rng.random());
+    script.run().await;
+    script.end().await;
+    let spent = clock::elapsed();
+    driver.abort();
+    let _ = driver.await;
+    if let Some(world) = world::take() {
+        script::figures(&world, report);
+        report.trace = world.trace.clone();
+        for failure in report.failures.clone() {
+            report.trace.record(Duration::from_secs_f64(failure.at), format_args!("FAILED {}", failure.what));
+        }
+    }
+    spent
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,293 @@
+//! The simulated network: who is attached where, which NATs lie between, and what each datagram meets on its way.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng as _};
+use rand_chacha::ChaCha12Rng;
+
+use super::link::{Link, LinkSettings};
+use super::nat::{Behaviour, Kind, Nat, Ports};
+
+/// The realm in which everybody reaches everybody.
+pub const INTERNET: usize = 0;
+const LAN_LATENCY: Duration = Duration::from_micros(300);
+/// The data socket's port on every node.
+pub const DATA_PORT: u16 = 51820;
+
+#[derive(Debug, Clone, Copy)]
+enum Attach {
+    Host(usize),
+    /// The outside of this realm's NAT.
+    Nat(usize),
+}
+
+/// One address space: the internet, a carrier's network, a LAN.
+#[derive(Debug)]
+struct Realm {
+    hosts: BTreeMap<IpAddr, Attach>,
+    /// Outwards: the NAT, and the realm it stands in.
+    uplink: Option<(Nat, usize)>,
+    /// Of everybody in it, so that neighbours share a line's latency.
+    latency: Duration,
+}
+
+#[derive(Debug)]
+pub struct Site {
+    pub kind: Kind,
+    pub realm: usize,
+    pub ip: IpAddr,
+    pub link: Link,
+    /// Nodes of different groups do not reach each other.
+    pub group: u8,
+    /// Cleared when the node's program does not run.
+    pub up: bool,
+}
+
+/// A datagram that is under way.
+#[derive(Debug)]
+pub struct Flight {
+    realm: usize,
+    source: SocketAddr,
+    destination: SocketAddr,
+    group: u8,
+    pub bytes: Vec<u8>,
+}
+
+/// What became of datagrams.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NetCounters {
+    pub sent: u64,
+    pub bytes: u64,
+    pub arrived: u64,
+    pub lost_on_line: u64,
+    pub no_such_address: u64,
+    pub refused_by_nat: u64,
+    pub partitioned: u64,
+}
+
+#[derive(Debug)]
+pub struct Net {
+    realms: Vec<Realm>,
+    pub sites: Vec<Site>,
+    links: LinkSettings,
+    rng: ChaCha12Rng,
+    next_public: u32,
+    pub counters: NetCounters,
+}
+
+impl Net {
+    #[must_use]
+    pub fn new(links: LinkSettings, seed: u64) -> Self {
+        let internet = Realm { hosts: BTreeMap::new(), uplink: None, latency: Duration::ZERO };
+        Self {
+            realms: vec![internet],
+            sites: Vec::new(),
+            links,
+            rng: ChaCha12Rng::seed_from_u64(seed),
+            next_public: 0,
+            counters: NetCounters::default(),
+        }
+    }
+
+    fn public_ip(&mut self) -> IpAddr {
+        self.next_public += 1;
+        IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(20, 0, 0, 0)) + self.next_public))
+    }
+
+    /// Attaches a node; its number is its place in `sites`.
+    pub fn attach(&mut self, kind: Kind) -> usize {
+        let node = self.sites.len();
+        let link = Link::new(self.links.clone(), &mut self.rng);
+        let (realm, ip) = self.place(node, kind, link.latency);
+        self.sites.push(Site { kind, realm, ip, link, group: 0, up: false });
+        node
+    }
+
+    /// The node gets new addresses, as after a walk from one network to another.
+    pub fn move_site(&mut self, node: usize, kind: Kind) {
+        let (realm, ip) = (self.sites[node].realm, self.sites[node].ip);
+        self.realms[realm].hosts.remove(&ip);
+        let latency = self.sites[node].link.latency;
+        let (realm, ip) = self.place(node, kind, latency);
+        let site = &mut self.sites[node];
+        (site.realm, site.ip, site.kind) = (realm, ip, kind);
+    }
+
+    fn place(&mut self, node: usize, kind: Kind, latency: Duration) -> (usize, IpAddr) {
+        let chain = kind.chain();
+        if kind == Kind::Lan
+            && let Some(realm) = self.lan_with_room()
+        {
+            let ip = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 11));
+            self.realms[realm].hosts.insert(ip, Attach::Host(node));
+            return (realm, ip);
+        }
+        // From the internet inwards.
+        let (mut realm, mut ip) = (INTERNET, self.public_ip());
+        for (depth, behaviour) in chain.iter().rev().enumerate() {
+            let innermost = depth + 1 == chain.len();
+            let inside = match (kind, innermost) {
+                // A firewall translates nothing.
+                (Kind::Firewall, _) => ip,
+                (_, true) => IpAddr::V4(Ipv4Addr::new(192, 168, 1, 10)),
+                (_, false) => IpAddr::V4(Ipv4Addr::new(100, 64, 0, 10)),
+            };
+            realm = self.add_nat(*behaviour, realm, ip, latency);
+            ip = inside;
+        }
+        self.realms[realm].hosts.insert(ip, Attach::Host(node));
+        if realm == INTERNET {
+            // Latency of hosts on the internet is their line's.
+            return (realm, ip);
+        }
+        (realm, ip)
+    }
+
+    fn lan_with_room(&self) -> Option<usize> {
+        let of_kind = self.sites.iter().filter(|site| site.kind == Kind::Lan).map(|site| site.realm);
+        of_kind.into_iter().find(|realm| self.realms[*realm].hosts.len() == 1)
+    }
+
+    fn add_nat(&mut self, behaviour: Behaviour, outer: usize, outside_ip: IpAddr, latency: Duration) -> usize {
+        let inner = self.realms.len();
+        let rng = ChaCha12Rng::seed_from_u64(self.rng.random());
+        self.realms[outer].hosts.insert(outside_ip, Attach::Nat(inner));
+        let uplink = Some((Nat::new(behaviour, outside_ip, rng), outer));
+        self.realms.push(Realm { hosts: BTreeMap::new(), uplink, latency });
+        inner
+    }
+
+    #[must_use]
+    pub fn address(&self, node: usize) -> SocketAddr {
+        SocketAddr::new(self.sites[node].ip, DATA_PORT)
+    }
+
+    #[must_use]
+    pub fn same_lan(&self, a: usize, b: usize) -> bool {
+        self.sites[a].realm == self.sites[b].realm && self.sites[a].realm != INTERNET
+    }
+
+    /// One way between two nodes, without jitter.
+    #[must_use]
+    pub fn latency(&self, a: usize, b: usize) -> Duration {
+        if self.same_lan(a, b) { LAN_LATENCY } else { self.sites[a].link.latency + self.sites[b].link.latency }
+    }
+
+    /// What a server on the internet sees of a node that sends from its data socket: the mapping, as STUN tells it.
+    pub fn observed(&mut self, now: Duration, node: usize, server: SocketAddr) -> Option<SocketAddr> {
+        if self.sites[node].kind == Kind::UdpBlocked {
+            return None;
+        }
+        let (mut realm, mut source) = (self.sites[node].realm, self.address(node));
+        while let Some((nat, outer)) = &mut self.realms[realm].uplink {
+            source = nat.outbound(now, source, server);
+            realm = *outer;
+        }
+        Some(source)
+    }
+
+    /// Whether a datagram from `from` on the internet to `to` would get to `node` now.
+    pub fn admits(&mut self, now: Duration, from: SocketAddr, to: SocketAddr, node: usize) -> bool {
+        self.ingress(now, INTERNET, from, to) == Some(node)
+    }
+
+    /// Sends from a node's data socket. Returns when it arrives and what does.
+    pub fn send(&mut self, now: Duration, node: usize, to: SocketAddr, bytes: Vec<u8>) -> Option<(Duration, Flight)> {
+        self.counters.sent += 1;
+        self.counters.bytes += bytes.len() as u64;
+        let source = self.address(node);
+        let realm = self.sites[node].realm;
+        let group = self.sites[node].group;
+        if realm != INTERNET && self.realms[realm].hosts.contains_key(&to.ip()) {
+            let flight = Flight { realm, source, destination: to, group, bytes };
+            return Some((now + LAN_LATENCY, flight));
+        }
+        if self.sites[node].kind == Kind::UdpBlocked {
+            self.counters.refused_by_nat += 1;
+            return None;
+        }
+        let Some(at) = self.sites[node].link.send(now, bytes.len(), &mut self.rng) else {
+            self.counters.lost_on_line += 1;
+            return None;
+        };
+        let Some((realm, source)) = self.egress(now, realm, source, to) else {
+            self.counters.no_such_address += 1;
+            return None;
+        };
+        let far = match self.realms[realm].hosts.get(&to.ip()) {
+            Some(Attach::Host(host)) => self.sites[*host].link.latency,
+            Some(Attach::Nat(inner)) => self.realms[*inner].latency,
+            None => Duration::ZERO,
+        };
+        Some((at + far, Flight { realm, source, destination: to, group, bytes }))
+    }
+
+    /// Outwards until a realm that knows the destination.
+    fn egress(
+        &mut self,
+        now: Duration,
+        mut realm: usize,
+        mut source: SocketAddr,
+        to: SocketAddr,
+    ) -> Option<(usize, SocketAddr)> {
+        loop {
+            if self.realms[realm].hosts.contains_key(&to.ip()) {
+                return Some((realm, source));
+            }
+            let (nat, outer) = self.realms[realm].uplink.as_mut()?;
+            if to.ip() == nat.outside_ip && !nat.behaviour.hairpin {
+                return None;
+            }
+            source = nat.outbound(now, source, to);
+            realm = *outer;
+        }
+    }
+
+    /// Inwards from where the destination's address is known.
+    fn ingress(&mut self, now: Duration, mut realm: usize, from: SocketAddr, mut to: SocketAddr) -> Option<usize> {
+        loop {
+            match self.realms[realm].hosts.get(&to.ip())? {
+                Attach::Host(node) => {
+                    return (to.port() == DATA_PORT && self.sites[*node].kind != Kind::UdpBlocked).then_some(*node);
+                }
+                Attach::Nat(inner) => {
+                    realm = *inner;
+                    let (nat, _) = self.realms[realm].uplink.as_mut()?;
+                    to = nat.inbound(now, from, to.port())?;
+                }
+            }
+        }
+    }
+
+    /// At the time of arrival: who gets it, and from which address.
+    pub fn arrive(&mut self, now: Duration, flight: &Flight) -> Option<(usize, SocketAddr)> {
+        let Some(node) = self.ingress(now, flight.realm, flight.source, flight.destination) else {
+            self.counters.refused_by_nat += 1;
+            return None;
+        };
+        if self.sites[node].group != flight.group {
+            self.counters.partitioned += 1;
+            return None;
+        }
+        if !self.sites[node].up {
+            self.counters.no_such_address += 1;
+            return None;
+        }
+        self.counters.arrived += 1;
+        Some((node, flight.source))
+    }
+
+    /// For hairpin and port allocation, which the kinds of the table leave at one value.
+    pub fn set_behaviour(&mut self, node: usize, hairpin: bool, ports: Ports) {
+        if let Some((nat, _)) = &mut self.realms[self.sites[node].realm].uplink {
+            nat.behaviour.hairpin = hairpin;
+            nat.behaviour.ports = ports;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "net_tests.rs"]
+mod tests;

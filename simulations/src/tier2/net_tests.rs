@@ -1,0 +1,139 @@
+//! The simulated NATs, proved by the probes that prove those of the namespace lab, against the same table.
+
+use super::*;
+
+const S1A: ([u8; 4], u16) = ([198, 19, 0, 1], 3478);
+const S1B: ([u8; 4], u16) = ([198, 19, 0, 1], 3479);
+const S2: ([u8; 4], u16) = ([198, 19, 0, 2], 3478);
+
+fn server((ip, port): ([u8; 4], u16)) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(ip), port)
+}
+
+fn net() -> Net {
+    Net::new(LinkSettings::default(), 7)
+}
+
+/// Mapping, port kept, in from another port, in from another address, own public address.
+type Row = (Kind, Option<(&'static str, bool, bool, bool, bool)>);
+
+const TABLE: [Row; 10] = [
+    (Kind::None, Some(("EIM", true, true, true, true))),
+    (Kind::Firewall, Some(("EIM", true, false, false, true))),
+    (Kind::FullCone, Some(("EIM", true, true, true, false))),
+    (Kind::Addr, Some(("EIM", true, true, false, false))),
+    (Kind::Port, Some(("EIM", true, false, false, false))),
+    (Kind::Symmetric, Some(("APDM", false, false, false, false))),
+    (Kind::UdpBlocked, None),
+    (Kind::Cgnat, Some(("EIM", true, false, false, false))),
+    (Kind::CgnatSymmetric, Some(("APDM", false, false, false, false))),
+    (Kind::Lan, Some(("EIM", true, false, false, false))),
+];
+
+#[test]
+fn each_kind_behaves_as_the_table_of_the_lab_says() {
+    let now = Duration::ZERO;
+    for (kind, expected) in TABLE {
+        let mut net = net();
+        let node = net.attach(kind);
+        net.sites[node].up = true;
+        let first = net.observed(now, node, server(S1A));
+        let Some((mapping, kept, other_port, other_address, own)) = expected else {
+            assert_eq!(first, None, "{kind:?}");
+            continue;
+        };
+        let first = first.unwrap();
+        assert_eq!(first.port() == DATA_PORT, kept, "{kind:?}: port kept");
+        // Filtering, before anything else is sent: the order of the probes matters.
+        assert!(net.admits(now, server(S1A), first, node), "{kind:?}: the answer");
+        assert_eq!(net.admits(now, server(S1B), first, node), other_port, "{kind:?}: from another port");
+        assert_eq!(net.admits(now, server(S2), first, node), other_address, "{kind:?}: from another address");
+        let others = [S1B, S2].map(|to| net.observed(now, node, server(to)).unwrap());
+        let seen = if others == [first, first] { "EIM" } else { "APDM" };
+        assert_eq!(seen, mapping, "{kind:?}");
+        let hairpin = net.send(now, node, SocketAddr::new(first.ip(), first.port()), vec![0]);
+        let got = hairpin.and_then(|(at, flight)| net.arrive(at, &flight)).map(|(node, _)| node);
+        assert_eq!(got == Some(node), own, "{kind:?}: own public address");
+    }
+}
+
+#[test]
+fn neighbours_meet_over_their_lan_addresses_only() {
+    let mut net = net();
+    let (a, b) = (net.attach(Kind::Lan), net.attach(Kind::Lan));
+    net.sites.iter_mut().for_each(|site| site.up = true);
+    let outside = net.observed(Duration::ZERO, b, server(S1A)).unwrap();
+    assert_eq!(net.observed(Duration::ZERO, a, server(S1A)).unwrap().ip(), outside.ip());
+    assert!(net.send(Duration::ZERO, a, outside, vec![0]).is_none(), "no hairpin");
+    let inside = net.address(b);
+    let (at, flight) = net.send(Duration::ZERO, a, inside, vec![0]).unwrap();
+    assert_eq!(net.arrive(at, &flight), Some((b, net.address(a))));
+    net.set_behaviour(a, true, Ports::Preserve);
+    let (at, flight) = net.send(Duration::ZERO, a, outside, vec![0]).unwrap();
+    // b has to let a's outside address in first.
+    assert_eq!(net.arrive(at, &flight), None);
+}
+
+#[test]
+fn mappings_expire_and_sequential_ports_follow_one_another() {
+    let mut net = net();
+    let node = net.attach(Kind::Symmetric);
+    net.set_behaviour(node, false, Ports::Sequential);
+    let ports = [S1A, S1B, S2].map(|to| net.observed(Duration::ZERO, node, server(to)).unwrap().port());
+    assert_eq!([ports[1] - ports[0], ports[2] - ports[1]], [1, 1]);
+    let outside = net.observed(Duration::ZERO, node, server(S1A)).unwrap();
+    assert!(net.admits(Duration::from_secs(29), server(S1A), outside, node));
+    assert!(!net.admits(Duration::from_secs(31), server(S1A), outside, node));
+    assert_ne!(net.observed(Duration::from_secs(31), node, server(S1A)), Some(outside));
+}
+
+/// Both learn their mapping from one server, then send to each other 10 times at 100 ms.
+fn punch(from: Kind, to: Kind) -> bool {
+    let mut net = net();
+    let nodes = [net.attach(from), net.attach(to)];
+    net.sites.iter_mut().for_each(|site| site.up = true);
+    let learnt = nodes.map(|node| net.observed(Duration::ZERO, node, server(S1A)));
+    let [Some(a), Some(b)] = learnt else { return false };
+    let mut targets = [b, a];
+    let mut heard = [false; 2];
+    for round in 0..10 {
+        let now = Duration::from_millis(100 * round);
+        for side in 0..2 {
+            let flight = net.send(now, nodes[side], targets[side], vec![0]);
+            if let Some((node, source)) = flight.and_then(|(_, flight)| net.arrive(now, &flight)) {
+                let other = 1 - side;
+                assert_eq!(node, nodes[other]);
+                heard[other] = true;
+                // Answers go to where it came from.
+                targets[other] = source;
+            }
+        }
+    }
+    heard == [true, true]
+}
+
+#[test]
+fn a_plain_hole_punch_reaches_what_the_lab_reached() {
+    for from in Kind::ALL {
+        for to in Kind::ALL {
+            // Two of the same LAN are tried above.
+            if (from, to) != (Kind::Lan, Kind::Lan) {
+                assert_eq!(punch(from, to), from.punches(to), "{from:?} to {to:?}");
+            }
+        }
+    }
+    // The rows of the lab's table that bound everything else.
+    for (a, b, reaches) in [
+        (Kind::Symmetric, Kind::Port, false),
+        (Kind::Symmetric, Kind::Firewall, false),
+        (Kind::Symmetric, Kind::Symmetric, false),
+        (Kind::Symmetric, Kind::Addr, true),
+        (Kind::Symmetric, Kind::FullCone, true),
+        (Kind::Cgnat, Kind::Port, true),
+        (Kind::Cgnat, Kind::CgnatSymmetric, false),
+        (Kind::Port, Kind::Port, true),
+        (Kind::None, Kind::Symmetric, true),
+    ] {
+        assert_eq!(a.punches(b), reaches, "{a:?} to {b:?}");
+    }
+}

@@ -1,0 +1,120 @@
+//! A scenario's `[run]` table.
+
+use serde::Deserialize;
+
+use super::dht::DhtSettings;
+use super::game::GameSettings;
+use super::link::LinkSettings;
+use super::nat::Kind;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Virtual seconds, teardown not counted.
+    pub seconds: f64,
+    /// Members of a party; 0: all nodes are one party.
+    #[serde(default)]
+    pub party_size: u32,
+    /// Joins are spread over this time.
+    #[serde(default = "one")]
+    pub join_spread_s: f64,
+    /// A join that takes longer has failed.
+    #[serde(default = "two_minutes")]
+    pub join_timeout_s: f64,
+    /// From the last join's answer: everybody who must be connected is.
+    #[serde(default = "half_a_minute")]
+    pub connect_s: f64,
+    /// Joiners have the invite link, and not only the code.
+    #[serde(default)]
+    pub by_link: bool,
+    /// Nodes offer the address that a server on the internet sees of them, as a STUN client will.
+    #[serde(default)]
+    pub stun: bool,
+    /// How the nodes are attached, in turn.
+    #[serde(default = "all_public")]
+    pub nat: Vec<Kind>,
+    /// Strangers who attack, besides the peers.
+    #[serde(default)]
+    pub hostile: u32,
+    /// Least share of the games' packets that must arrive once everybody is connected.
+    #[serde(default)]
+    pub min_delivery: f64,
+    /// A counter of the report that must not be 0: the scenario is about what it counts.
+    pub must_count: Option<String>,
+    #[serde(default)]
+    pub link: LinkSettings,
+    #[serde(default)]
+    pub game: GameSettings,
+    #[serde(default)]
+    pub dht: DhtSettings,
+    #[serde(default, rename = "step")]
+    pub steps: Vec<Step>,
+}
+
+/// Something that is done to the nodes once everybody is connected. Afterwards all must be as it should within
+/// `settle_s`, unless that is 0: then the next step follows without a look.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    #[serde(rename = "do")]
+    pub action: Action,
+    /// After the step before.
+    #[serde(default)]
+    pub after_s: f64,
+    #[serde(default = "a_minute")]
+    pub settle_s: f64,
+    /// How many nodes, for the actions that take some; drawn by the seed.
+    #[serde(default = "one_node")]
+    pub count: u32,
+    /// How often in all, `every_s` apart; each time `settle_s` must be kept.
+    #[serde(default = "one_node")]
+    pub times: u32,
+    #[serde(default)]
+    pub every_s: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// The network falls into two halves.
+    Partition,
+    Heal,
+    /// The host of each party leaves it.
+    HostLeaves,
+    Leave,
+    /// The host of the first party removes members.
+    Kick,
+    /// Programs die without a word.
+    Crash,
+    /// Those that died start again.
+    Restart,
+    /// Those that left come back.
+    Rejoin,
+    /// Some of leave, crash, restart, rejoin, move.
+    Churn,
+    /// New addresses.
+    Move,
+    BootstrapDies,
+    BootstrapLives,
+    /// Nothing, for a while.
+    Wait,
+}
+
+const fn one() -> f64 {
+    1.0
+}
+const fn one_node() -> u32 {
+    1
+}
+const fn half_a_minute() -> f64 {
+    30.0
+}
+const fn a_minute() -> f64 {
+    60.0
+}
+const fn two_minutes() -> f64 {
+    120.0
+}
+fn all_public() -> Vec<Kind> {
+    vec![Kind::None]
+}
