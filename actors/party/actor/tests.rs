@@ -53,7 +53,7 @@ impl Handler<SaveParty> for Others {
 }
 
 impl Handler<GetDiscovery> for Others {
-    type Result = actix::MessageResult<GetDiscovery>;
+    type Result = MessageResult<GetDiscovery>;
 
     fn handle(&mut self, _: GetDiscovery, _: &mut Self::Context) -> Self::Result {
         let peer = BootstrapView {
@@ -61,7 +61,7 @@ impl Handler<GetDiscovery> for Others {
             reached: self.bootstrap_reached,
             last_error: Some("refused".into()),
         };
-        actix::MessageResult(DiscoveryView { bootstrap: vec![peer], ..DiscoveryView::default() })
+        MessageResult(DiscoveryView { bootstrap: vec![peer], ..DiscoveryView::default() })
     }
 }
 
@@ -71,10 +71,10 @@ impl Handler<GetDiscovery> for Others {
 struct Look;
 
 impl Handler<Look> for Others {
-    type Result = actix::MessageResult<Look>;
+    type Result = MessageResult<Look>;
 
     fn handle(&mut self, _: Look, _: &mut Self::Context) -> Self::Result {
-        actix::MessageResult((self.saved.clone(), self.addresses.clone()))
+        MessageResult((self.saved.clone(), self.addresses.clone()))
     }
 }
 

@@ -347,7 +347,8 @@ impl Game<'_> {
         let hello = Frame::Hello { nonce: self.rng.random() };
         let proof = Frame::Proof { macs: (0..self.rng.random_range(1..=5)).map(|_| self.rng.random()).collect() };
         let garbage: Vec<u8> = (0..self.rng.random_range(0..200)).map(|_| self.rng.random()).collect();
-        let mut frames: Vec<Vec<u8>> = [hello, proof, Frame::Seeking].iter().filter_map(|it| it.encode().ok()).collect();
+        let mut frames: Vec<Vec<u8>> =
+            [hello, proof, Frame::Seeking].iter().filter_map(|it| it.encode().ok()).collect();
         frames.insert(self.rng.random_range(1..=3), garbage);
         for frame in frames {
             self.net.stranger_sends(node, link, &frame);
@@ -417,7 +418,8 @@ impl Game<'_> {
         for node in self.up() {
             let view = self.net.nodes[node].machine.view();
             // One who was removed while he was away, or apart, learns of it when he meets somebody.
-            if self.model.kicked.contains(&node) && self.members_up().iter().any(|it| self.net.group[*it] == self.net.group[node])
+            if self.model.kicked.contains(&node)
+                && self.members_up().iter().any(|it| self.net.group[*it] == self.net.group[node])
                 && view.is_some()
             {
                 failures.push(format!("{node} was removed and is still in"));

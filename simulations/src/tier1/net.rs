@@ -12,6 +12,7 @@ use lanrage_actors::party::messages::{PartyError, PartyView};
 use lanrage_actors::peer::OwnIdentity;
 use lanrage_actors::peer::machine::{Outputs, PeerMachine};
 use lanrage_actors::peer::messages::SetPeers;
+use lanrage_actors::peer::replay::first_ping_id;
 use lanrage_actors::store::messages::StoredParty;
 use lanrage_actors::tun::messages::Address;
 use lanrage_actors::wire::{DatagramBatch, Ipv4Range, LocalNetworks, NodeId, PacketBatch};
@@ -331,8 +332,12 @@ impl Net {
                 }
                 self.drain(index);
             }
-            let due: Vec<NodeId> =
-                self.nodes[index].tunnels.iter().filter(|(_, it)| it.poll_timeout().0 <= mono).map(|(id, _)| *id).collect();
+            let due: Vec<NodeId> = self.nodes[index]
+                .tunnels
+                .iter()
+                .filter(|(_, it)| it.poll_timeout().0 <= mono)
+                .map(|(id, _)| *id)
+                .collect();
             for id in due {
                 let mut out = Outputs::default();
                 if let Some(tunnel) = self.nodes[index].tunnels.get_mut(&id) {
@@ -408,7 +413,11 @@ impl Net {
                     Some(_) | None => {
                         let (index, seed) = (self.rng.random::<u32>() >> 8, self.rng.random());
                         let networks = LocalNetworks::default();
-                        let tunnel = PeerMachine::new(mono, &node.own, own_ip, spec.clone(), networks, index, seed);
+                        let first_ping = first_ping_id(
+                            clock::UNIX_START * 1000 + u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX),
+                        );
+                        let tunnel =
+                            PeerMachine::new(mono, &node.own, own_ip, spec.clone(), networks, index, first_ping, seed);
                         node.tunnels.insert(spec.node, tunnel);
                     }
                 }

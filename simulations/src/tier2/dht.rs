@@ -29,14 +29,7 @@ pub struct DhtSettings {
 
 impl Default for DhtSettings {
     fn default() -> Self {
-        Self {
-            publish_median_s: 7.0,
-            lookup_median_s: 0.25,
-            record_s: 48 * 3600,
-            drop: 0.0,
-            lies: 0,
-            bootstrap: true,
-        }
+        Self { publish_median_s: 7.0, lookup_median_s: 0.25, record_s: 48 * 3600, drop: 0.0, lies: 0, bootstrap: true }
     }
 }
 

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use actix::prelude::*;
-use lanrage_actors::discovery::messages::{LinkClosed, LinkFrame, LinkId, LinkOpened, NodeAddrs, OwnAddrs, Seek, SendFrame};
+use lanrage_actors::discovery::messages::{
+    LinkClosed, LinkFrame, LinkId, LinkOpened, NodeAddrs, OwnAddrs, Seek, SendFrame,
+};
 use lanrage_actors::party::frame::Frame;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};

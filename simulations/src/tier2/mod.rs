@@ -86,8 +86,7 @@ async fn simulate(job: &Job<'_>, settings: &Settings, report: &mut Report) -> Du
     let dht = dht::Dht::new(settings.dht.clone());
     let game = game::Game::new(settings.game.clone(), all);
     let mut world = world::World::new(net, ChaCha12Rng::seed_from_u64(rng.random()), dht, game);
-    let machines: Vec<node::Machine> =
-        (0..all).map(|node| node::Machine::new(node, settings.stun, &mut rng)).collect();
+    let machines: Vec<node::Machine> = (0..all).map(|node| node::Machine::new(node, settings.stun, &mut rng)).collect();
     world.ports.resize_with(all, Default::default);
     world.ids = machines.iter().map(|machine| machine.id).collect();
     world.by_id = machines.iter().map(|machine| (machine.id, machine.node)).collect();
@@ -106,7 +105,7 @@ async fn simulate(job: &Job<'_>, settings: &Settings, report: &mut Report) -> Du
     let _ = driver.await;
     if let Some(world) = world::take() {
         script::figures(&world, report);
-        report.trace = world.trace.clone();
+        report.trace = world.trace;
         for failure in report.failures.clone() {
             report.trace.record(Duration::from_secs_f64(failure.at), format_args!("FAILED {}", failure.what));
         }

@@ -429,7 +429,11 @@ impl<'a> Script<'a> {
             let mut sorted = times;
             sorted.sort_by(f64::total_cmp);
             let worst = sorted.last().copied().unwrap_or(0.0);
-            self.report.figure(&format!("{name} time, median"), crate::report::percentile(&sorted, 0.5).unwrap_or(0.0), "s");
+            self.report.figure(
+                &format!("{name} time, median"),
+                crate::report::percentile(&sorted, 0.5).unwrap_or(0.0),
+                "s",
+            );
             self.report.figure(&format!("{name} time, greatest"), worst, "s");
         }
     }
