@@ -270,7 +270,10 @@ impl Game<'_> {
         let code = self.code.clone();
         let group = self.net.group[node];
         let helpers = self.members_up().into_iter().filter(|member| self.net.group[*member] == group).count();
-        let full = self.model.members.len() >= self.settings.limit;
+        // By what those know who may let it in.
+        let known = |member: &usize| self.net.nodes[*member].machine.view().map_or(0, |view| view.members.len());
+        let in_group = |member: &usize| self.net.group[*member] == group;
+        let full = self.members_up().iter().filter(|it| in_group(it)).map(known).max().unwrap_or(0) >= self.settings.limit;
         self.net.command(node, |machine, now, request| machine.join(now, request, &code, JOIN_TIMEOUT));
         self.net.run(JOIN_TIMEOUT + Duration::from_secs(2));
         let reply = self.net.nodes[node].replies.first().cloned();
@@ -454,11 +457,14 @@ impl Game<'_> {
                 view.members.iter().map(|member| self.net.by_id.get(&member.node).copied()).collect();
             let want: BTreeSet<Option<usize>> = self.model.members.iter().copied().map(Some).collect();
             // In parted halves each learns of the other's changes when they meet again.
-            if !self.parted && seen != want {
+            // What only those know who are down, the others cannot: a join or leave on the other side of a partition.
+            let all_up = self.model.standing.iter().all(|it| self.net.nodes[*it].up);
+            let up_missing = nodes.iter().any(|it| !seen.contains(&Some(*it)));
+            if up_missing || (!self.parted && all_up && seen != want) {
                 failures.push(format!("{node} sees the members {seen:?}, not {want:?}"));
             }
             let host = view.members.iter().find(|member| member.host).and_then(|it| self.net.by_id.get(&it.node));
-            if !self.parted && !self.settings.clock_jumps && host.copied() != self.model.host() {
+            if !self.parted && all_up && !self.settings.clock_jumps && host.copied() != self.model.host() {
                 failures.push(format!("{node} sees the host {host:?}, not {:?}", self.model.host()));
             }
             if let Some(other) = taken.insert(view.virtual_ip, node) {
@@ -491,7 +497,7 @@ impl Game<'_> {
             }
             for id in it.tunnels.keys() {
                 let member = self.net.by_id.get(id).is_some_and(|other| self.model.members.contains(other));
-                if !member && !self.parted {
+                if !member && !self.parted && all_up {
                     failures.push(format!("{node} has a tunnel to somebody who is not a member"));
                 }
             }

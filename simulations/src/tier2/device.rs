@@ -30,6 +30,7 @@ impl DeviceFactory for SimFactory {
             world.note(format_args!("device of {node} at {}", request.address.ip));
             let port = &mut world.ports[node];
             port.virtual_ip = Some(request.address.ip);
+            port.last_ip = port.virtual_ip;
             port.device.clear();
             port.run
         });

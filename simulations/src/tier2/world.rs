@@ -75,6 +75,7 @@ pub struct Ports {
     pub device: VecDeque<Vec<u8>>,
     pub device_waker: Option<Waker>,
     pub virtual_ip: Option<Ipv4Addr>,
+    pub last_ip: Option<Ipv4Addr>,
     pub socket_overflow: u64,
     pub last_nat_counters: NatCounters,
 }
