@@ -273,7 +273,8 @@ impl Game<'_> {
         // By what those know who may let it in.
         let known = |member: &usize| self.net.nodes[*member].machine.view().map_or(0, |view| view.members.len());
         let in_group = |member: &usize| self.net.group[*member] == group;
-        let full = self.members_up().iter().filter(|it| in_group(it)).map(known).max().unwrap_or(0) >= self.settings.limit;
+        let full =
+            self.members_up().iter().filter(|it| in_group(it)).map(known).max().unwrap_or(0) >= self.settings.limit;
         self.net.command(node, |machine, now, request| machine.join(now, request, &code, JOIN_TIMEOUT));
         self.net.run(JOIN_TIMEOUT + Duration::from_secs(2));
         let reply = self.net.nodes[node].replies.first().cloned();

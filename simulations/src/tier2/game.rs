@@ -172,7 +172,8 @@ pub fn tick(world: &mut World, node: usize) {
     // Also of one whose program has died: games do not know.
     let Some(to) = world.ports[target].last_ip else { return };
     let site = |node: usize| &world.net.sites[node];
-    let reaches = site(target).up && site(node).group == site(target).group && site(node).kind.punches(site(target).kind);
+    let reaches =
+        site(target).up && site(node).group == site(target).group && site(node).kind.punches(site(target).kind);
     let packet = build(own, to, node, target, world.game.settings.bytes);
     if world.game.counting && reaches {
         world.game.sent += 1;
