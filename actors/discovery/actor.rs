@@ -474,6 +474,10 @@ impl Handler<BindDiscovery> for DiscoveryActor {
     fn handle(&mut self, bind: BindDiscovery, _: &mut Self::Context) {
         self.links = bind.links;
         self.listening = bind.listening;
+        // The swarm listens from the start: what it reported before there was anybody to tell.
+        for address in self.swarm.listeners().cloned().collect::<Vec<_>>() {
+            self.tell_listening(&address);
+        }
         self.told.clear();
         self.tell_own_addrs();
     }

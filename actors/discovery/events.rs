@@ -19,7 +19,7 @@ impl DiscoveryActor {
     pub(super) fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
-            SwarmEvent::NewListenAddr { address, .. } => self.on_listening(address),
+            SwarmEvent::NewListenAddr { address, .. } => self.on_listening(&address),
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.swarm.remove_external_address(&address);
                 if !filter::is_circuit(&address) {
@@ -81,16 +81,20 @@ impl DiscoveryActor {
         }
     }
 
-    fn on_listening(&mut self, address: Multiaddr) {
+    pub(super) fn tell_listening(&self, address: &Multiaddr) {
         let own = *self.swarm.local_peer_id();
-        let text = filter::without_peer(&address).with(Protocol::P2p(own)).to_string();
+        let text = filter::without_peer(address).with(Protocol::P2p(own)).to_string();
         tracing::debug!(address = %text, "listening");
         if let Some(listening) = &self.listening
             && listening.try_send(Listening(text)).is_err()
         {
             tracing::warn!(%address, "listening, but nobody was told");
         }
-        if filter::ip_of(&address).is_some_and(|ip| !ip.is_loopback()) {
+    }
+
+    fn on_listening(&mut self, address: &Multiaddr) {
+        self.tell_listening(address);
+        if filter::ip_of(address).is_some_and(|ip| !ip.is_loopback()) {
             self.planner.network_changed(now());
         }
         self.tell_own_addrs();
