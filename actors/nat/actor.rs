@@ -13,11 +13,11 @@ use boringtun::x25519;
 use super::addrs::{self, InterfaceAddr};
 use super::demux::{Class, Routes, runs};
 use super::handshake::{Gatekeeper, MAX_COOKIE, Verdict};
-use super::messages::{Candidates, GetNat, NatCounters, NatView, Networks, Register, Transmit, Unregister};
+use super::messages::{GetNat, NatCounters, NatView, Networks, OwnContact, Register, Transmit, Unregister};
 use super::udp::{Sent, Sockets};
 use crate::peer::messages::Inbound;
 use crate::tun::messages::SetAddress;
-use crate::wire::{DatagramBatch, Ipv4Range, TransmitBatch};
+use crate::wire::{Contact, DatagramBatch, Endpoint, Ipv4Range, TransmitBatch};
 
 /// Batches waiting in the mailbox; beyond that the sender counts a drop.
 const MAILBOX: usize = 256;
@@ -41,7 +41,7 @@ pub struct NatActor {
     interfaces: Vec<InterfaceAddr>,
     /// Everybody knows `interfaces`.
     told: bool,
-    candidates: Recipient<Candidates>,
+    contact: Recipient<OwnContact>,
     networks: Vec<Recipient<Networks>>,
     counters: NatCounters,
 }
@@ -55,7 +55,7 @@ impl NatActor {
         listen_port: u16,
         wg_secret: [u8; 32],
         device: String,
-        candidates: Recipient<Candidates>,
+        contact: Recipient<OwnContact>,
         networks: Vec<Recipient<Networks>>,
     ) -> Self {
         Self {
@@ -68,7 +68,7 @@ impl NatActor {
             party: None,
             interfaces: Vec::new(),
             told: false,
-            candidates,
+            contact,
             networks,
             counters: NatCounters::default(),
         }
@@ -142,7 +142,7 @@ impl NatActor {
             match target {
                 None => self.counters.dropped_foreign += datagrams,
                 Some(peer) => {
-                    if peer.try_send(Inbound(DatagramBatch::copied(run, from, stride))).is_err() {
+                    if peer.try_send(Inbound(DatagramBatch::copied(run, Endpoint::direct(from), stride))).is_err() {
                         self.counters.dropped_peer_busy += datagrams;
                     }
                 }
@@ -173,17 +173,17 @@ impl NatActor {
 
     fn announce(&mut self) {
         let networks = addrs::local_networks(&self.interfaces, &self.device, self.party);
-        let candidates = self.own_candidates();
-        tracing::debug!(?candidates, "addresses of the data socket");
+        let contact = self.own_contact();
+        tracing::debug!(?contact, "addresses of the data socket");
         // A mailbox that was full is tried again with the next look, in two seconds.
-        self.told = self.candidates.try_send(Candidates(candidates)).is_ok();
+        self.told = self.contact.try_send(OwnContact(contact)).is_ok();
         for listener in &self.networks {
             self.told &= listener.try_send(Networks(networks.clone())).is_ok();
         }
     }
 
-    fn own_candidates(&self) -> Vec<SocketAddr> {
-        addrs::candidates(&self.interfaces, self.listen_port, &self.device, self.party)
+    fn own_contact(&self) -> Contact {
+        Contact::of_hosts(addrs::candidates(&self.interfaces, self.listen_port, &self.device, self.party)).bounded()
     }
 }
 
@@ -275,10 +275,6 @@ impl Handler<GetNat> for NatActor {
     type Result = MessageResult<GetNat>;
 
     fn handle(&mut self, _: GetNat, _: &mut Self::Context) -> Self::Result {
-        MessageResult(NatView {
-            listen_port: self.listen_port,
-            candidates: self.own_candidates(),
-            counters: self.counters,
-        })
+        MessageResult(NatView { listen_port: self.listen_port, contact: self.own_contact(), counters: self.counters })
     }
 }

@@ -1,13 +1,11 @@
 //! What NatActor accepts and answers.
 #![allow(missing_debug_implementations, reason = "actix recipients have no Debug")]
 
-use std::net::SocketAddr;
-
 use actix::{Message, Recipient};
 use serde::Serialize;
 
 use crate::peer::messages::Inbound;
-use crate::wire::{LocalNetworks, TransmitBatch, WgPublicKey};
+use crate::wire::{Contact, LocalNetworks, TransmitBatch, WgPublicKey};
 
 /// Send these datagrams on the data socket.
 #[derive(Debug, Message)]
@@ -37,10 +35,10 @@ pub struct PeerRoute {
     pub wg_key: WgPublicKey,
 }
 
-/// Addresses where the data socket may be reached, for the member record.
+/// How the data socket may be reached, for the member record and for peers. Sent whenever it changes.
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
-pub struct Candidates(pub Vec<SocketAddr>);
+pub struct OwnContact(pub Contact);
 
 /// The networks that this machine's interfaces are on: tells LAN paths from others. Sent whenever they change.
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
@@ -55,7 +53,7 @@ pub struct GetNat;
 #[derive(Debug, Clone, Serialize)]
 pub struct NatView {
     pub listen_port: u16,
-    pub candidates: Vec<SocketAddr>,
+    pub contact: Contact,
     pub counters: NatCounters,
 }
 

@@ -19,7 +19,7 @@ use super::messages::{PartySummary, PartyView};
 use crate::discovery::messages::{
     CloseLink, DiscoveryView, GetDiscovery, LinkClosed, LinkFrame, LinkOpened, OwnAddrs, Seek, SendFrame,
 };
-use crate::nat::messages::Candidates;
+use crate::nat::messages::OwnContact;
 use crate::peer::messages::SetPeers;
 use crate::store::messages::{SaveParty, StoreError, StoredParty};
 use crate::tun::messages::SetAddress;
@@ -474,11 +474,11 @@ impl Handler<OwnAddrs> for PartyActor {
     }
 }
 
-impl Handler<Candidates> for PartyActor {
+impl Handler<OwnContact> for PartyActor {
     type Result = ();
 
-    fn handle(&mut self, it: Candidates, ctx: &mut Self::Context) {
-        self.feed(ctx, |machine, now| machine.set_candidates(now, &it.0));
+    fn handle(&mut self, it: OwnContact, ctx: &mut Self::Context) {
+        self.feed(ctx, |machine, now| machine.set_contact(now, it.0));
     }
 }
 

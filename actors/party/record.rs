@@ -1,16 +1,15 @@
 //! What the members of a party tell each other about themselves and the party, each item signed by who says it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 use super::code::PartyCode;
 use super::signed::{Body, MAX_BODY, Verified};
-use crate::wire::{Ipv4Range, NodeId, PartyId, WgPublicKey};
+use crate::wire::{Contact, Ipv4Range, NodeId, PartyId, WgPublicKey};
 
 /// Longest name of a member or a party, characters.
 pub const MAX_NAME: usize = 32;
-pub const MAX_CANDIDATES: usize = 16;
 pub const MAX_ADDRS: usize = 8;
 /// Longest multiaddr, bytes.
 pub const MAX_ADDR_LEN: usize = 256;
@@ -38,8 +37,8 @@ pub struct MemberRecord {
     /// Must be `virtual_ip(party, node, attempt, range)`.
     pub virtual_ip: Ipv4Addr,
     pub attempt: u8,
-    /// Where the data socket may be reached, best guess first.
-    pub candidates: Vec<SocketAddr>,
+    /// How the data socket may be reached.
+    pub contact: Contact,
     /// Multiaddrs to dial for a party stream, without `/p2p`.
     pub addrs: Vec<String>,
     /// Unix seconds, by the clock of the member that let this one in. Kept for good, also when it leaves and comes back.
@@ -112,7 +111,7 @@ impl Body for MemberRecord {
             Err("the name is not usable")
         } else if self.attempt > MAX_ATTEMPT {
             Err("too many virtual IPs tried")
-        } else if self.candidates.len() > MAX_CANDIDATES || self.candidates.iter().any(|it| !usable_candidate(it)) {
+        } else if !self.contact.is_sound() {
             Err("too many or unusable candidates")
         } else if self.addrs.len() > MAX_ADDRS || self.addrs.iter().any(|addr| !usable_addr(addr)) {
             Err("too many or unusable addresses")
@@ -200,14 +199,6 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Whether packets could be sent there at all.
-#[must_use]
-pub fn usable_candidate(candidate: &SocketAddr) -> bool {
-    let ip = candidate.ip();
-    let broadcast = matches!(candidate, SocketAddr::V4(v4) if v4.ip().is_broadcast());
-    candidate.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !broadcast
-}
-
 /// Whether a text has the shape of a multiaddr.
 #[must_use]
 pub fn usable_addr(addr: &str) -> bool {
@@ -246,6 +237,10 @@ pub(crate) mod tests {
         NodeId(key(seed).verifying_key().to_bytes())
     }
 
+    pub(crate) fn contact(hosts: &[&str]) -> Contact {
+        Contact::of_hosts(hosts.iter().map(|addr| addr.parse().unwrap()))
+    }
+
     pub(crate) fn record(party: PartyId, seed: u8, name: &str) -> MemberRecord {
         MemberRecord {
             party,
@@ -254,7 +249,7 @@ pub(crate) mod tests {
             name: name.into(),
             virtual_ip: virtual_ip(party, node(seed), 0, Ipv4Range::DEFAULT),
             attempt: 0,
-            candidates: vec!["192.0.2.1:7".parse().unwrap(), "[2001:db8::1]:9".parse().unwrap()],
+            contact: contact(&["192.0.2.1:7", "[2001:db8::1]:9"]),
             addrs: vec!["/ip4/192.0.2.1/tcp/4001".into()],
             joined_at: 1000,
             departures: 0,
@@ -300,8 +295,8 @@ pub(crate) mod tests {
             |it| it.name = String::new(),
             |it| it.name = "A\u{202e}nn".into(),
             |it| it.name = "n".repeat(33),
-            |it| it.candidates = vec!["1.2.3.4:0".parse().unwrap()],
-            |it| it.candidates = vec!["1.2.3.4:5".parse().unwrap(); 17],
+            |it| it.contact = contact(&["1.2.3.4:0"]),
+            |it| it.contact = contact(&["1.2.3.4:5"; 17]),
             |it| it.addrs = vec!["/".repeat(257)],
             |it| it.extensions = vec![(1, vec![]), (1, vec![])],
             |it| it.extensions = vec![(1, vec![0; 1025])],

@@ -94,7 +94,7 @@ impl PeerMachine {
     ) -> Self {
         let mut rng = StdRng::from_seed(seed);
         let mut paths = Paths::new(first_ping);
-        paths.set_candidates(now, &spec.candidates, &networks);
+        paths.set_candidates(now, &addrs(&spec), &networks);
         Self {
             tunnel: Tunnel::new(now, own.wg_secret.clone(), spec.wg_key, spec.psk.clone(), index, own.node < spec.node),
             keys: ProbeKeys::new(&own.wg_secret, spec.wg_key, &spec.psk),
@@ -127,8 +127,8 @@ impl PeerMachine {
     /// What the roster says of the member now. Its keys and virtual IP are the same: with others it is another machine.
     pub fn update(&mut self, now: Instant, own_ip: Ipv4Addr, spec: PeerSpec, out: &mut Outputs) {
         self.own_ip = own_ip;
-        if spec.candidates != self.spec.candidates {
-            self.paths.set_candidates(now, &spec.candidates, &self.networks);
+        if spec.contact.candidates != self.spec.contact.candidates {
+            self.paths.set_candidates(now, &addrs(&spec), &self.networks);
             self.paths.restart_probing(now);
         }
         self.spec = spec;
@@ -181,7 +181,7 @@ impl PeerMachine {
 
     /// Datagrams from the network that the demultiplexer took for this peer's.
     pub fn handle_inbound(&mut self, now: Instant, batch: &DatagramBatch, out: &mut Outputs) {
-        let from = batch.from();
+        let from = batch.from().addr;
         for datagram in batch.iter() {
             if datagram.first() == Some(&PROBE_MAGIC) {
                 self.handle_probe(now, from, datagram, out);
@@ -352,6 +352,10 @@ impl PeerMachine {
             restarts,
         }
     }
+}
+
+fn addrs(spec: &PeerSpec) -> Vec<SocketAddr> {
+    spec.contact.candidates.iter().map(|candidate| candidate.addr).collect()
 }
 
 /// Only from the member's own virtual IP, only to this machine's.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::peer::messages::Secret;
-use crate::wire::{icmp, ip};
+use crate::wire::{Contact, Endpoint, icmp, ip};
 
 const IP_A: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 1);
 const IP_B: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 2);
@@ -36,7 +36,7 @@ fn spec(n: u8, ip: Ipv4Addr, psk: u8, candidates: &[SocketAddr]) -> PeerSpec {
         wg_key: WgPublicKey(x25519::PublicKey::from(&identity(n).wg_secret).to_bytes()),
         virtual_ip: ip,
         psk: Secret([psk; 32]),
-        candidates: candidates.to_vec(),
+        contact: Contact::of_hosts(candidates.iter().copied()),
     }
 }
 
@@ -70,7 +70,8 @@ impl Net {
         for transmit in outputs.transmits {
             let Some(to) = self.ends.iter().position(|end| end.addr == transmit.destination()) else { continue };
             if self.cut != Some(to) {
-                let batch = DatagramBatch::copied(transmit.contents(), source, transmit.segment_size());
+                let batch =
+                    DatagramBatch::copied(transmit.contents(), Endpoint::direct(source), transmit.segment_size());
                 self.flying.push((self.now + self.latency, to, batch));
             }
         }

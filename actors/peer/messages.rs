@@ -7,7 +7,7 @@ use actix::Message;
 use serde::Serialize;
 
 pub use super::probe::{PROBE_MAGIC, probe_tag};
-use crate::wire::{DatagramBatch, NodeId, PacketBatch, WgPublicKey};
+use crate::wire::{Contact, DatagramBatch, NodeId, PacketBatch, WgPublicKey};
 
 /// IP packets for this peer, read from the virtual device.
 #[derive(Debug, Message)]
@@ -37,8 +37,8 @@ pub struct PeerSpec {
     pub virtual_ip: Ipv4Addr,
     /// The WireGuard preshared key of this pair, from the party secret. Never logged: see `Secret`.
     pub psk: Secret,
-    /// Where the member's data socket may be reached, best guess first.
-    pub candidates: Vec<SocketAddr>,
+    /// How the member's data socket may be reached.
+    pub contact: Contact,
 }
 
 /// 32 secret bytes; `Debug` does not show them.

@@ -7,7 +7,7 @@ use boringtun::x25519;
 use super::*;
 use crate::peer::actor::fault::Panic;
 use crate::peer::messages::Secret;
-use crate::wire::{NodeId, WgPublicKey};
+use crate::wire::{Contact, NodeId, WgPublicKey};
 
 type Log = Arc<Mutex<Vec<String>>>;
 
@@ -44,7 +44,7 @@ fn spec(n: u8) -> PeerSpec {
         wg_key: WgPublicKey(x25519::PublicKey::from(&secret).to_bytes()),
         virtual_ip: Ipv4Addr::new(10, 66, 0, n),
         psk: Secret([7; 32]),
-        candidates: vec![([203, 0, 113, n], 1000).into()],
+        contact: Contact::of_hosts([([203, 0, 113, n], 1000).into()]),
     }
 }
 

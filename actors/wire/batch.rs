@@ -6,6 +6,8 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
+use super::endpoint::{Endpoint, LocalSocket};
+
 /// At most this many packets in one batch.
 pub const MAX_BATCH_PACKETS: usize = 128;
 /// At most this many bytes in one batch: two reads of the largest segmented packet fit.
@@ -148,26 +150,34 @@ impl Drop for PacketBatch {
 #[derive(Debug)]
 pub struct DatagramBatch {
     buf: Vec<u8>,
-    from: SocketAddr,
+    from: Endpoint,
     stride: usize,
+    /// Bytes before each datagram that are not part of it.
+    header: usize,
 }
 
 impl DatagramBatch {
     /// Copies what one receive call gave. `stride` is clamped to 1..=len.
     #[must_use]
-    pub fn copied(data: &[u8], from: SocketAddr, stride: usize) -> Self {
+    pub fn copied(data: &[u8], from: Endpoint, stride: usize) -> Self {
+        Self::with_header(data, from, stride, 0)
+    }
+
+    /// As [`Self::copied`]; the first `header` bytes of each datagram are left out when they are read.
+    #[must_use]
+    pub fn with_header(data: &[u8], from: Endpoint, stride: usize, header: usize) -> Self {
         let mut buf = pooled();
         buf.extend_from_slice(data);
-        Self { from, stride: stride.clamp(1, buf.len().max(1)), buf }
+        Self { from, stride: stride.clamp(1, buf.len().max(1)), header, buf }
     }
 
     #[must_use]
-    pub fn from(&self) -> SocketAddr {
+    pub fn from(&self) -> Endpoint {
         self.from
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.buf.chunks(self.stride)
+        self.buf.chunks(self.stride).map(|datagram| datagram.get(self.header..).unwrap_or_default())
     }
 
     #[must_use]
@@ -187,6 +197,7 @@ impl Drop for DatagramBatch {
 pub struct TransmitBatch {
     buf: Vec<u8>,
     destination: SocketAddr,
+    local: LocalSocket,
     segment_size: usize,
     segments: usize,
     closed: bool,
@@ -200,7 +211,18 @@ impl TransmitBatch {
 
     #[must_use]
     pub fn new(destination: SocketAddr) -> Self {
-        Self { buf: pooled(), destination, segment_size: 0, segments: 0, closed: false }
+        Self::on(LocalSocket::MAIN, destination)
+    }
+
+    /// To be sent on `local`.
+    #[must_use]
+    pub fn on(local: LocalSocket, destination: SocketAddr) -> Self {
+        Self { buf: pooled(), destination, local, segment_size: 0, segments: 0, closed: false }
+    }
+
+    #[must_use]
+    pub fn local(&self) -> LocalSocket {
+        self.local
     }
 
     /// Lets `write` fill up to `room` bytes in place and keep the returned number of them; `None` rolls back.

@@ -1,11 +1,18 @@
 //! Ids, packet batches and IP packet views: the leaf that every concern may use.
 
 mod batch;
+mod contact;
+mod endpoint;
 pub mod icmp;
 mod ids;
 pub mod ip;
 mod networks;
 
 pub use batch::{DatagramBatch, MAX_BATCH_BYTES, MAX_BATCH_PACKETS, PacketBatch, TransmitBatch};
+pub use contact::{
+    Candidate, CandidateKind, Contact, Dependence, MAX_CANDIDATES, MAX_TICKETS, NatBehaviour, RelayToken, Ticket,
+    usable_addr,
+};
+pub use endpoint::{Endpoint, LocalSocket, is_stream, stream_addr, stream_id};
 pub use ids::{IdError, Ipv4Range, NodeId, PartyId, RangeError, WgPublicKey};
 pub use networks::LocalNetworks;

@@ -9,6 +9,7 @@ use lanrage_actors::nat::messages::{NatCounters, NatView};
 use lanrage_actors::party::messages::{MemberView, PartyError, PartySummary, PartyView};
 use lanrage_actors::peer::messages::{PathKind, PathView, PeerCounters, PeerView, PingError};
 use lanrage_actors::tun::messages::{TunCounters, TunState, TunView};
+use lanrage_actors::wire::Contact;
 use lanrage_actors::wire::{Ipv4Range, NodeId, PartyId};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -97,7 +98,7 @@ views! {
         name: "lanrage0".into(), mtu: 1360, state: TunState::NoPermission,
         problem: Some("CAP_NET_ADMIN is missing".into()), counters: TunCounters::default(),
     };
-    GetNat: |_fake| NatView { listen_port: 41641, candidates: vec![], counters: NatCounters::default() };
+    GetNat: |_fake| NatView { listen_port: 41641, contact: Contact::default(), counters: NatCounters::default() };
     GetDiscovery: |_fake| DiscoveryView {
         bootstrap: vec![BootstrapView { addr: "/ip4/192.0.2.1".into(), reached: false, last_error: Some("no route".into()) }],
         reachability: "unknown", ..DiscoveryView::default()

@@ -101,12 +101,12 @@ impl Node {
         let party =
             PartyActor::start_in_arbiter(&control.handle(), move |_| PartyActor::new(party_config, active, stored));
         let (sockets, device, wg_secret) = (data.sockets, data.tun, identity.wireguard);
-        let candidates = party.clone().recipient();
+        let contact = party.clone().recipient();
         let networks = vec![peers.clone().recipient(), discovery.clone().recipient()];
         let nat = on(&data_path, move || async move {
             let port = sockets.port();
             let sockets = Sockets::new(sockets).map_err(|error| format!("the data socket cannot be used: {error}"))?;
-            Ok(NatActor::new(sockets, port, wg_secret, device, candidates, networks).start())
+            Ok(NatActor::new(sockets, port, wg_secret, device, contact, networks).start())
         })
         .await?;
 

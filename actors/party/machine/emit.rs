@@ -46,7 +46,7 @@ impl PartyMachine {
                             wg_key: it.wg_key,
                             virtual_ip: it.virtual_ip,
                             psk: Secret(secret.pair_psk(me, it.node)),
-                            candidates: it.candidates.clone(),
+                            contact: it.contact.clone(),
                         })
                         .collect()
                 };

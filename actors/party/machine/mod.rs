@@ -13,7 +13,6 @@ mod streams;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
@@ -28,7 +27,7 @@ use crate::discovery::messages::{LinkId, Seek};
 use crate::peer::messages::SetPeers;
 use crate::store::messages::StoredParty;
 use crate::tun::messages::Address;
-use crate::wire::{Ipv4Range, NodeId, PartyId, WgPublicKey};
+use crate::wire::{Contact, Ipv4Range, NodeId, PartyId, WgPublicKey};
 use join::Joining;
 use link::Link;
 use outbox::Outbox;
@@ -120,7 +119,7 @@ impl PartyMachine {
     pub fn new(config: PartyConfig, stored: &[StoredParty]) -> Self {
         let node = NodeId(config.identity.verifying_key().to_bytes());
         let profile =
-            Profile { node, wg_key: config.wg_key, name: config.name, candidates: Vec::new(), addrs: Vec::new() };
+            Profile { node, wg_key: config.wg_key, name: config.name, contact: Contact::default(), addrs: Vec::new() };
         let mut machine = Self {
             identity: config.identity,
             profile,
@@ -150,7 +149,7 @@ impl PartyMachine {
                 match Session::from_snapshot(snapshot, self.profile.node) {
                     Some(session) => {
                         // Until the sockets have reported anew, the addresses of the last run are the best guess.
-                        self.profile.candidates.clone_from(&session.own.candidates);
+                        self.profile.contact.clone_from(&session.own.contact);
                         self.profile.addrs.clone_from(&session.own.addrs);
                         self.phase = Phase::Member(Box::new(session));
                     }
@@ -222,9 +221,9 @@ impl PartyMachine {
         }
     }
 
-    /// Where the data socket may be reached.
-    pub fn set_candidates(&mut self, now: Now, candidates: &[SocketAddr]) {
-        self.profile.set_candidates(candidates);
+    /// How the data socket may be reached.
+    pub fn set_contact(&mut self, now: Now, contact: Contact) {
+        self.profile.contact = contact.bounded();
         self.publish_soon(now);
     }
 

@@ -9,13 +9,12 @@ use super::super::code::PartyCode;
 use super::super::frame::{Item, Known, Reason, Welcome};
 use super::super::keys::PartySecret;
 use super::super::record::{
-    MAX_ADDRS, MAX_ATTEMPT, MAX_CANDIDATES, MAX_NAME, MemberRecord, MemberState, Rekey, usable_addr, usable_candidate,
-    virtual_ip,
+    MAX_ADDRS, MAX_ATTEMPT, MAX_NAME, MemberRecord, MemberState, Rekey, usable_addr, virtual_ip,
 };
 use super::super::roster::Roster;
 use super::super::signed::Verified;
 use super::super::snapshot::{Membership, Snapshot};
-use crate::wire::{NodeId, WgPublicKey};
+use crate::wire::{Contact, NodeId, WgPublicKey};
 
 /// What goes into this machine's record besides what the party decides.
 #[derive(Debug, Clone)]
@@ -23,15 +22,11 @@ pub(super) struct Profile {
     pub(super) node: NodeId,
     pub(super) wg_key: WgPublicKey,
     pub(super) name: String,
-    pub(super) candidates: Vec<std::net::SocketAddr>,
+    pub(super) contact: Contact,
     pub(super) addrs: Vec<String>,
 }
 
 impl Profile {
-    pub(super) fn set_candidates(&mut self, candidates: &[std::net::SocketAddr]) {
-        self.candidates = candidates.iter().filter(|it| usable_candidate(it)).take(MAX_CANDIDATES).copied().collect();
-    }
-
     pub(super) fn set_addrs(&mut self, addrs: &[String]) {
         self.addrs = addrs.iter().filter(|it| usable_addr(it)).take(MAX_ADDRS).cloned().collect();
     }
@@ -54,7 +49,7 @@ impl Profile {
             name: self.name.clone(),
             virtual_ip: address(attempt),
             attempt,
-            candidates: self.candidates.clone(),
+            contact: self.contact.clone(),
             addrs: self.addrs.clone(),
             joined_at: known.joined_at,
             departures: known.departures,
@@ -177,7 +172,7 @@ impl Session {
         }
         next.name = self.free_name(profile);
         next.wg_key = profile.wg_key;
-        next.candidates.clone_from(&profile.candidates);
+        next.contact.clone_from(&profile.contact);
         next.addrs.clone_from(&profile.addrs);
         let taken = self.taken_by_others(profile.node);
         if self.roster.view().without_ip.contains(&profile.node)
@@ -199,7 +194,7 @@ impl Session {
         let mut next = self.own.clone();
         next.state = MemberState::Left;
         next.departures = next.departures.saturating_add(1);
-        next.candidates.clear();
+        next.contact = Contact::default();
         next.addrs.clear();
         self.sign_own(next, key, unix)
     }

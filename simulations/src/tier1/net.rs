@@ -15,7 +15,7 @@ use lanrage_actors::peer::messages::SetPeers;
 use lanrage_actors::peer::replay::first_ping_id;
 use lanrage_actors::store::messages::StoredParty;
 use lanrage_actors::tun::messages::Address;
-use lanrage_actors::wire::{DatagramBatch, Ipv4Range, LocalNetworks, NodeId, PacketBatch};
+use lanrage_actors::wire::{Contact, DatagramBatch, Endpoint, Ipv4Range, LocalNetworks, NodeId, PacketBatch};
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha12Rng;
@@ -176,7 +176,7 @@ impl Net {
         node.address = None;
         node.tunnels.clear();
         node.up = true;
-        node.machine.set_candidates(now, &[endpoint(index)]);
+        node.machine.set_contact(now, Contact::of_hosts([endpoint(index)]));
         node.machine.set_own_addrs(now, &[format!("/ip4/{}/tcp/4001", endpoint(index).ip())]);
         node.machine.start(now);
         self.note(format_args!("{index} starts"));
@@ -283,7 +283,11 @@ impl Net {
         let (mono, from_id) = (self.mono(), self.nodes[from].id);
         let Some(tunnel) = self.nodes[to].tunnels.get_mut(&from_id) else { return };
         let mut out = Outputs::default();
-        tunnel.handle_inbound(mono, &DatagramBatch::copied(bytes, endpoint(from), bytes.len()), &mut out);
+        tunnel.handle_inbound(
+            mono,
+            &DatagramBatch::copied(bytes, Endpoint::direct(endpoint(from)), bytes.len()),
+            &mut out,
+        );
         self.outputs(to, from_id, out);
     }
 

@@ -9,10 +9,10 @@ use boringtun::x25519::StaticSecret;
 use lanrage_actors::nat::addrs::{self, InterfaceAddr};
 use lanrage_actors::nat::demux::{Class, Routes, classify};
 use lanrage_actors::nat::handshake::{Gatekeeper, MAX_COOKIE, Verdict};
-use lanrage_actors::nat::messages::{Candidates, NatCounters, Networks, Register, Transmit, Unregister};
+use lanrage_actors::nat::messages::{NatCounters, Networks, OwnContact, Register, Transmit, Unregister};
 use lanrage_actors::peer::messages::Inbound;
 use lanrage_actors::tun::messages::SetAddress;
-use lanrage_actors::wire::{DatagramBatch, Ipv4Range};
+use lanrage_actors::wire::{Contact, DatagramBatch, Endpoint, Ipv4Range};
 
 use super::clock;
 use super::net::{DATA_PORT, INTERNET};
@@ -43,7 +43,7 @@ pub struct SimNat {
     node: usize,
     gatekeeper: Gatekeeper,
     routes: Routes<Recipient<Inbound>>,
-    candidates: Recipient<Candidates>,
+    contact: Recipient<OwnContact>,
     networks: Vec<Recipient<Networks>>,
     party: Option<Ipv4Range>,
     /// Offer the address that a server on the internet sees, as a STUN client will.
@@ -60,7 +60,7 @@ impl SimNat {
         node: usize,
         wg_secret: [u8; 32],
         stun: bool,
-        candidates: Recipient<Candidates>,
+        contact: Recipient<OwnContact>,
         networks: Vec<Recipient<Networks>>,
     ) -> Self {
         world::with(|world| world.alive += 1);
@@ -68,7 +68,7 @@ impl SimNat {
             node,
             gatekeeper: Gatekeeper::new(StaticSecret::from(wg_secret)),
             routes: Routes::default(),
-            candidates,
+            contact,
             networks,
             party: None,
             stun,
@@ -95,7 +95,7 @@ impl SimNat {
             return;
         }
         let networks = addrs::local_networks(&interfaces, "lanrage0", self.party);
-        let mut told = self.candidates.try_send(Candidates(candidates)).is_ok();
+        let mut told = self.contact.try_send(OwnContact(Contact::of_hosts(candidates))).is_ok();
         for listener in &self.networks {
             told &= listener.try_send(Networks(networks.clone())).is_ok();
         }
@@ -137,7 +137,7 @@ impl SimNat {
         match target {
             None => self.counters.dropped_foreign += 1,
             Some(peer) => {
-                if peer.try_send(Inbound(DatagramBatch::copied(bytes, from, bytes.len()))).is_err() {
+                if peer.try_send(Inbound(DatagramBatch::copied(bytes, Endpoint::direct(from), bytes.len()))).is_err() {
                     self.counters.dropped_peer_busy += 1;
                 }
             }

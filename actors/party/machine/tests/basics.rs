@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::super::*;
 use super::net::Net;
 use crate::party::messages::PartyError;
+use crate::party::record::tests::contact;
 
 const NAMES: [&str; 8] = ["Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal"];
 
@@ -233,14 +234,14 @@ fn changed_addresses_reach_everybody_together() {
     net.settle();
     let now = net.now;
     let before = net.nodes[0].received.len();
-    net.nodes[1].machine.set_candidates(now, &["198.51.100.7:9".parse().unwrap(), "0.0.0.0:1".parse().unwrap()]);
-    net.nodes[1].machine.set_candidates(now, &["198.51.100.8:9".parse().unwrap()]);
+    net.nodes[1].machine.set_contact(now, contact(&["198.51.100.7:9", "0.0.0.0:1"]));
+    net.nodes[1].machine.set_contact(now, contact(&["198.51.100.8:9"]));
     net.nodes[1].machine.set_own_addrs(now, &["/ip4/198.51.100.8/tcp/1".into(), "not an address".into()]);
     net.settle();
     let node = net.nodes[1].machine.node();
     for other in [0, 2] {
         let spec = net.nodes[other].peers.peers.iter().find(|it| it.node == node).unwrap();
-        assert_eq!(spec.candidates, ["198.51.100.8:9".parse().unwrap()]);
+        assert_eq!(spec.contact, contact(&["198.51.100.8:9"]));
         let seek = net.nodes[other].seek.nodes.iter().find(|it| it.node == node).unwrap();
         assert_eq!(seek.addrs, ["/ip4/198.51.100.8/tcp/1"]);
     }

@@ -8,6 +8,7 @@ use super::super::*;
 use super::net::{Net, UNIX};
 use crate::discovery::messages::MAX_FRAME;
 use crate::party::frame::{Frame, Item};
+use crate::party::record::tests::contact;
 use crate::party::signed::Verified;
 
 /// What a knocker hears from `acceptor`: hello, proof of nothing, answer.
@@ -144,7 +145,7 @@ fn a_record_in_anothers_name_is_refused_and_old_ones_change_nothing() {
     let session = |net: &Net| net.nodes[2].machine.session().unwrap().own.clone();
     let old = net.nodes[2].machine.session().unwrap().roster.signed_record(session(&net).node).unwrap().clone();
     let now = net.now;
-    net.nodes[2].machine.set_candidates(now, &["198.51.100.9:1".parse().unwrap()]);
+    net.nodes[2].machine.set_contact(now, contact(&["198.51.100.9:1"]));
     net.settle();
     let before = net.nodes[0].machine.digest();
     net.inject(0, link, Frame::Items(vec![Item::Record(old)]).encode().unwrap());

@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 use super::super::*;
 use crate::party::keys::PartySecret;
 use crate::party::messages::PartyError;
+use crate::party::record::tests::contact;
 
 pub(super) const UNIX: u64 = 20_000 * 86_400 + 3600;
 const LATENCY: Duration = Duration::from_millis(20);
@@ -87,7 +88,7 @@ impl Net {
         config.limit = limit;
         let mut machine = PartyMachine::new(config.clone(), &[]);
         let index = self.nodes.len();
-        machine.set_candidates(self.now, &[format!("192.0.2.{}:51820", index + 1).parse().unwrap()]);
+        machine.set_contact(self.now, contact(&[&format!("192.0.2.{}:51820", index + 1)]));
         machine.set_own_addrs(self.now, &[format!("/ip4/192.0.2.{}/tcp/4001", index + 1)]);
         machine.start(self.now);
         self.nodes.push(Node {
@@ -359,7 +360,7 @@ impl Net {
                 assert_eq!(spec(one, other).psk, spec(other, one).psk);
                 assert_eq!(spec(one, other).virtual_ip, self.view(other).virtual_ip);
                 assert_eq!(spec(one, other).wg_key, self.nodes[other].config.wg_key);
-                assert!(!spec(one, other).candidates.is_empty());
+                assert!(!spec(one, other).contact.candidates.is_empty());
             }
         }
     }
