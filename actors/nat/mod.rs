@@ -2,10 +2,17 @@
 
 mod actor;
 pub mod addrs;
+pub mod behaviour;
 pub mod demux;
+mod family;
 pub mod handshake;
 pub mod messages;
+#[cfg(test)]
+mod model;
+pub mod responder;
+pub mod stun;
 pub mod udp;
+pub mod verdict;
 
 pub use actor::NatActor;
 pub use udp::{BindError, BoundSockets, Sockets};

@@ -1,0 +1,571 @@
+//! NAT behaviour discovery over one address family.
+//!
+//! A round goes through stages, each of which ends when all its questions are answered or given up:
+//! 1. all servers are asked at once for the mapped address;
+//! 2. filtering (RFC 5780, section 4.4) and hairpinning: before the third, which opens the filter for what it asks;
+//! 3. mappings towards other addresses of one server (RFC 5780, section 4.3), only where the servers left it open.
+//!
+//! After that one server is asked now and then, which keeps the mapping alive and shows when it changes.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore};
+
+use super::behaviour::{FamilyReport, MAX_SERVERS, Server, ServerReport};
+use super::stun::{self, Change, Stun, Success, TransactionId};
+use super::verdict::{self, Evidence, FilterTests, Test};
+use crate::wire::{Dependence, NatBehaviour, usable_addr};
+
+/// Pauses after each transmission; the last one before giving up. The RFC's 500 ms × 7 is far too slow for somebody who
+/// waits for a game.
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400), Duration::from_millis(800)];
+/// Between two questions that keep the mapping alive, less or more by a tenth. RFC 4787 lets a mapping end after two
+/// minutes; real ones end from 30 seconds on.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// All servers are asked again. Renews what the ports of a counting NAT are predicted from.
+const REFRESH: Duration = Duration::from_secs(300);
+/// A NAT may let through what was sent to within the last minutes; a filter test against such an address says nothing.
+const REMEMBER: Duration = Duration::from_secs(600);
+const MAX_REMEMBERED: usize = 64;
+/// Filters are tested against so many servers.
+const MAX_FILTER_TESTS: usize = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    Mapped,
+    OtherAddress,
+    OtherPort,
+    /// At another address of `operator`.
+    Elsewhere {
+        operator: IpAddr,
+    },
+    Hairpin,
+}
+
+#[derive(Debug)]
+struct Transaction {
+    id: TransactionId,
+    ask: Ask,
+    to: SocketAddr,
+    /// From where the answer has to come.
+    expected: SocketAddr,
+    first_sent: Instant,
+    sent: usize,
+    due: Instant,
+    order: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Answer {
+    mapped: SocketAddr,
+    other: Option<SocketAddr>,
+    rtt: Option<Duration>,
+    /// When its mapping was made, beside those of the others.
+    order: u32,
+}
+
+#[derive(Debug)]
+struct Known {
+    server: Server,
+    answer: Option<Answer>,
+    filter: Option<FilterTests>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Idle,
+    Mapped,
+    Filter,
+    Elsewhere,
+    Done,
+}
+
+/// The machine of one family.
+#[derive(Debug)]
+pub(super) struct Family {
+    servers: Vec<Known>,
+    transactions: Vec<Transaction>,
+    stage: Stage,
+    round_began: Instant,
+    order: u32,
+    /// What others told: relays, and the servers' other addresses.
+    told: Vec<(Evidence, Instant)>,
+    /// Where something was sent to, and when last.
+    contacted: VecDeque<(SocketAddr, Instant)>,
+    /// All questions of a stage are answered.
+    ready_at: Option<Instant>,
+    keep_at: Option<Instant>,
+    refresh_at: Instant,
+    local: Vec<IpAddr>,
+    local_port: u16,
+    hairpin: Option<bool>,
+    filtering: Dependence,
+    /// The address that `filtering` belongs to: behind another NAT it is void.
+    filtering_of: Option<IpAddr>,
+    report: FamilyReport,
+    /// Counts the changes of the report, round trips aside.
+    version: u32,
+}
+
+impl Family {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            servers: Vec::new(),
+            transactions: Vec::new(),
+            stage: Stage::Idle,
+            round_began: now,
+            order: 0,
+            told: Vec::new(),
+            contacted: VecDeque::new(),
+            ready_at: None,
+            keep_at: None,
+            refresh_at: now,
+            local: Vec::new(),
+            local_port: 0,
+            hairpin: None,
+            filtering: Dependence::Unknown,
+            filtering_of: None,
+            report: FamilyReport::default(),
+            version: 0,
+        }
+    }
+
+    pub(super) fn report(&self) -> &FamilyReport {
+        &self.report
+    }
+
+    pub(super) fn version(&self) -> u32 {
+        self.version
+    }
+
+    pub(super) fn set_local(&mut self, port: u16, addrs: Vec<IpAddr>) {
+        if self.local != addrs || self.local_port != port {
+            (self.local, self.local_port) = (addrs, port);
+            self.conclude();
+        }
+    }
+
+    pub(super) fn set_servers(&mut self, now: Instant, rng: &mut StdRng, servers: &[Server]) {
+        let mut wanted: Vec<Server> = Vec::new();
+        for server in servers.iter().filter(|server| usable_addr(&server.addr)) {
+            if wanted.len() < MAX_SERVERS && wanted.iter().all(|it| it.addr != server.addr) {
+                wanted.push(*server);
+            }
+        }
+        self.servers.retain(|known| wanted.contains(&known.server));
+        let kept: Vec<_> = self.servers.iter().map(|known| known.server.addr).collect();
+        self.transactions.retain(|it| !matches!(it.ask, Ask::Mapped) || kept.contains(&it.to));
+        let new: Vec<_> = wanted.into_iter().filter(|server| !kept.contains(&server.addr)).collect();
+        for server in &new {
+            self.servers.push(Known { server: *server, answer: None, filter: None });
+        }
+        if self.servers.is_empty() {
+            self.transactions.clear();
+            self.stage = Stage::Idle;
+            self.keep_at = None;
+        } else if !new.is_empty() {
+            if matches!(self.stage, Stage::Idle | Stage::Done) {
+                self.stage = Stage::Mapped;
+            }
+            for server in new {
+                self.start(now, rng, Ask::Mapped, server.addr, server.addr);
+            }
+        }
+        self.ready_at = Some(now);
+        self.conclude();
+    }
+
+    /// Forgets what was found and asks again: the network is another one, or may be.
+    pub(super) fn restart(&mut self, now: Instant, rng: &mut StdRng) {
+        for known in &mut self.servers {
+            (known.answer, known.filter) = (None, None);
+        }
+        self.told.clear();
+        self.hairpin = None;
+        self.begin_round(now, rng);
+        self.report = FamilyReport::default();
+        self.version = self.version.wrapping_add(1);
+        self.conclude();
+    }
+
+    fn begin_round(&mut self, now: Instant, rng: &mut StdRng) {
+        self.transactions.clear();
+        self.round_began = now;
+        self.keep_at = None;
+        if self.servers.is_empty() {
+            self.stage = Stage::Idle;
+            return;
+        }
+        self.stage = Stage::Mapped;
+        let addrs: Vec<_> = self.servers.iter().map(|known| known.server.addr).collect();
+        for addr in addrs {
+            self.start(now, rng, Ask::Mapped, addr, addr);
+        }
+    }
+
+    pub(super) fn note_observed(&mut self, now: Instant, server: SocketAddr, mapped: SocketAddr, trusted: bool) {
+        if usable_addr(&mapped) && mapped.is_ipv4() == server.is_ipv4() {
+            self.order += 1;
+            let before = self.told.iter().find(|(it, _)| it.asked == server && it.mapped == mapped);
+            let order = before.map_or(self.order, |(it, _)| it.order);
+            let evidence = Evidence { asked: server, operator: server.ip(), mapped, trusted, order };
+            self.tell(now, evidence);
+            self.conclude();
+        }
+    }
+
+    fn tell(&mut self, now: Instant, evidence: Evidence) {
+        let known = self.told.iter().position(|(it, _)| it.asked == evidence.asked);
+        if let Some(known) = known {
+            self.told.remove(known);
+        } else if self.told.len() >= MAX_SERVERS {
+            self.told.remove(0);
+        }
+        self.told.push((evidence, now));
+    }
+
+    fn start(&mut self, now: Instant, rng: &mut StdRng, ask: Ask, to: SocketAddr, expected: SocketAddr) {
+        let mut id = [0; 16];
+        rng.fill_bytes(&mut id[4..]);
+        let id = TransactionId(u128::from_be_bytes(id));
+        self.order += 1;
+        let order = self.order;
+        self.transactions.push(Transaction { id, ask, to, expected, first_sent: now, sent: 0, due: now, order });
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.transactions.iter().map(|it| it.due).chain(self.ready_at).chain(self.keep_at).min()
+    }
+
+    /// Sends what is due and goes on to the next stage where one has ended.
+    pub(super) fn poll(&mut self, now: Instant, rng: &mut StdRng, send: &mut dyn FnMut(SocketAddr, &[u8])) {
+        self.ready_at = None;
+        if self.keep_at.is_some_and(|at| at <= now) {
+            self.keep_alive(now, rng);
+        }
+        // Each turn sends or ends what is due; there are fewer stages than turns.
+        for _ in 0..8 {
+            self.transmit(now, send);
+            self.expire(now, rng);
+            let due = self.transactions.iter().any(|it| it.due <= now);
+            if !due && (!self.transactions.is_empty() || !self.next_stage(now, rng)) {
+                break;
+            }
+        }
+    }
+
+    fn transmit(&mut self, now: Instant, send: &mut dyn FnMut(SocketAddr, &[u8])) {
+        let mut sent_to = Vec::new();
+        for it in self.transactions.iter_mut().filter(|it| it.due <= now) {
+            let Some(pause) = PAUSES.get(it.sent) else { continue };
+            if it.sent == 0 {
+                it.first_sent = now;
+            }
+            it.sent += 1;
+            it.due = now + *pause;
+            let change = match it.ask {
+                Ask::OtherAddress => Change::BOTH,
+                Ask::OtherPort => Change::PORT,
+                Ask::Mapped | Ask::Elsewhere { .. } | Ask::Hairpin => Change::NONE,
+            };
+            send(it.to, &stun::request(it.id, change, it.to));
+            sent_to.push(it.to);
+        }
+        for to in sent_to {
+            self.contacted.retain(|(addr, _)| *addr != to);
+            if self.contacted.len() >= MAX_REMEMBERED {
+                self.contacted.pop_front();
+            }
+            self.contacted.push_back((to, now));
+        }
+    }
+
+    fn expire(&mut self, now: Instant, rng: &mut StdRng) {
+        let dead = |it: &Transaction| it.due <= now && it.sent >= PAUSES.len();
+        while let Some(at) = self.transactions.iter().position(dead) {
+            let ended = self.transactions.remove(at);
+            match ended.ask {
+                Ask::Mapped => {
+                    if let Some(known) = self.known(ended.to) {
+                        known.answer = None;
+                    }
+                    if self.stage == Stage::Done {
+                        // The server that kept the mapping is gone, or the network is.
+                        self.begin_round(now, rng);
+                        return;
+                    }
+                }
+                Ask::OtherAddress => self.tested(ended.to, |tests| tests.other_address = Test::Blocked),
+                Ask::OtherPort => self.tested(ended.to, |tests| tests.other_port = Test::Blocked),
+                Ask::Hairpin => self.hairpin = Some(false),
+                Ask::Elsewhere { .. } => {}
+            }
+            self.conclude();
+        }
+    }
+
+    fn known(&mut self, addr: SocketAddr) -> Option<&mut Known> {
+        self.servers.iter_mut().find(|known| known.server.addr == addr)
+    }
+
+    fn tested(&mut self, server: SocketAddr, note: impl FnOnce(&mut FilterTests)) {
+        if let Some(known) = self.known(server) {
+            note(known.filter.get_or_insert_default());
+        }
+    }
+
+    /// Whether the datagram was an answer to a question of this machine, or the question itself come back.
+    pub(super) fn handle(&mut self, now: Instant, rng: &mut StdRng, from: SocketAddr, message: &Stun) -> bool {
+        let id = match message {
+            Stun::Request(request) => request.id,
+            Stun::Success(success) => success.id,
+            Stun::Refused { id } => *id,
+        };
+        let Some(at) = self.transactions.iter().position(|it| it.id == id && it.sent > 0) else { return false };
+        let Some(asked) = self.transactions.get(at) else { return false };
+        let (ask, to, order) = (asked.ask, asked.to, asked.order);
+        let test = match message {
+            // Nobody but a NAT that hairpins sends a question back: the id was told to the own mapped address alone.
+            Stun::Request(_) if ask == Ask::Hairpin => {
+                self.hairpin = Some(true);
+                Test::Passed
+            }
+            Stun::Success(success) if from == asked.expected && self.believable(to, success) => {
+                let rtt = (asked.sent == 1).then(|| now.saturating_duration_since(asked.first_sent));
+                self.answered(now, rng, (ask, to, order), rtt, success);
+                Test::Passed
+            }
+            Stun::Refused { .. } if from == to => Test::Void,
+            // Not from where it was asked to answer: it does not know CHANGE-REQUEST.
+            Stun::Success(_) if from == to && to != asked.expected => Test::Void,
+            Stun::Request(_) | Stun::Success(_) | Stun::Refused { .. } => return false,
+        };
+        match ask {
+            Ask::OtherAddress => self.tested(to, |tests| tests.other_address = test),
+            Ask::OtherPort => self.tested(to, |tests| tests.other_port = test),
+            Ask::Mapped if test == Test::Void => {
+                if let Some(known) = self.known(to) {
+                    known.answer = None;
+                }
+            }
+            Ask::Mapped | Ask::Hairpin | Ask::Elsewhere { .. } => {}
+        }
+        // A new round has dropped it already.
+        self.transactions.retain(|it| it.id != id);
+        if self.transactions.is_empty() && self.stage != Stage::Done {
+            self.ready_at = Some(now);
+        }
+        self.conclude();
+        true
+    }
+
+    fn believable(&self, to: SocketAddr, success: &Success) -> bool {
+        usable_addr(&success.mapped) && success.mapped.is_ipv4() == to.is_ipv4()
+    }
+
+    fn answered(
+        &mut self,
+        now: Instant,
+        rng: &mut StdRng,
+        (ask, to, order): (Ask, SocketAddr, u32),
+        rtt: Option<Duration>,
+        success: &Success,
+    ) {
+        let done = self.stage == Stage::Done;
+        match ask {
+            Ask::Mapped => {
+                let other = success.other.filter(|other| usable_addr(other) && other.is_ipv4() == to.is_ipv4());
+                let answer = Answer { mapped: success.mapped, other, rtt, order };
+                let Some(known) = self.known(to) else { return };
+                let before = known.answer.replace(answer);
+                // Still the mapping of before.
+                let same = before.filter(|before| before.mapped == answer.mapped);
+                known.answer = Some(Answer {
+                    rtt: rtt.or(before.and_then(|before| before.rtt)),
+                    order: same.map_or(order, |before| before.order),
+                    ..answer
+                });
+                if done && before.is_some_and(|before| before.mapped != answer.mapped) {
+                    // The mapping ended, or another way out is used: what was known may not hold.
+                    self.told.clear();
+                    self.begin_round(now, rng);
+                } else if done {
+                    self.keep_at = Some(now + jittered(KEEPALIVE, rng));
+                }
+            }
+            Ask::Elsewhere { operator } => {
+                let trusted = self.servers.iter().any(|it| it.server.addr.ip() == operator && it.server.trusted);
+                self.tell(now, Evidence { asked: to, operator, mapped: success.mapped, trusted, order });
+            }
+            Ask::OtherAddress | Ask::OtherPort | Ask::Hairpin => {}
+        }
+    }
+
+    /// Starts the next stage; `false` when there is none.
+    fn next_stage(&mut self, now: Instant, rng: &mut StdRng) -> bool {
+        match self.stage {
+            Stage::Idle | Stage::Done => return false,
+            Stage::Mapped => {
+                self.stage = Stage::Filter;
+                if self.servers.iter().all(|known| known.answer.is_none()) {
+                    self.told.retain(|(_, at)| *at >= self.round_began);
+                }
+                self.conclude();
+                self.start_filter_tests(now, rng);
+                let hairpin = self.report.mapped.filter(|_| self.report.public == Some(false));
+                if let Some(mapped) = hairpin.filter(|_| !self.report.nat.mapping.is_symmetric()) {
+                    self.start(now, rng, Ask::Hairpin, mapped, mapped);
+                }
+            }
+            Stage::Filter => {
+                self.stage = Stage::Elsewhere;
+                self.start_elsewhere(now, rng);
+            }
+            Stage::Elsewhere => {
+                self.stage = Stage::Done;
+                self.refresh_at = now + REFRESH;
+                self.keep_at = Some(now + jittered(KEEPALIVE, rng));
+            }
+        }
+        self.conclude();
+        true
+    }
+
+    fn start_filter_tests(&mut self, now: Instant, rng: &mut StdRng) {
+        let contacted: Vec<_> = self
+            .contacted
+            .iter()
+            .filter(|(_, at)| now.saturating_duration_since(*at) < REMEMBER)
+            .map(|(addr, _)| *addr)
+            .collect();
+        let mut tests = Vec::new();
+        for known in &self.servers {
+            let server = known.server.addr;
+            let Some(other) = known.answer.and_then(|answer| answer.other) else { continue };
+            if tests.len() >= 2 * MAX_FILTER_TESTS {
+                break;
+            }
+            if contacted.iter().all(|it| it.ip() != other.ip()) && other.port() != server.port() {
+                tests.push((Ask::OtherAddress, server, other));
+            }
+            let other_port = SocketAddr::new(server.ip(), other.port());
+            if !contacted.contains(&other_port) {
+                tests.push((Ask::OtherPort, server, other_port));
+            }
+        }
+        for (ask, to, expected) in tests {
+            self.start(now, rng, ask, to, expected);
+        }
+    }
+
+    /// Asks a server's other addresses: all of them where it is the only one, its other port where the NAT is symmetric, to
+    /// see of which kind. A trusted one's: others could name a victim.
+    fn start_elsewhere(&mut self, now: Instant, rng: &mut StdRng) {
+        let operators = self.evidence().iter().map(|it| it.operator).collect::<std::collections::BTreeSet<_>>().len();
+        let symmetric = self.report.nat.mapping.is_symmetric();
+        let offer = self
+            .servers
+            .iter()
+            .filter_map(|known| Some((known.server, known.answer?.other?)))
+            .find(|(server, other)| server.trusted && other.port() != server.addr.port());
+        let Some((Server { addr, .. }, other)) = offer else { return };
+        let operator = addr.ip();
+        let asked = match operators {
+            1 => vec![
+                SocketAddr::new(operator, other.port()),
+                SocketAddr::new(other.ip(), addr.port()),
+                SocketAddr::new(other.ip(), other.port()),
+            ],
+            _ if symmetric => vec![SocketAddr::new(operator, other.port())],
+            _ => return,
+        };
+        let mut seen = vec![addr];
+        for to in asked {
+            if !seen.contains(&to) {
+                seen.push(to);
+                self.start(now, rng, Ask::Elsewhere { operator }, to, to);
+            }
+        }
+    }
+
+    fn keep_alive(&mut self, now: Instant, rng: &mut StdRng) {
+        self.keep_at = None;
+        let nearest = self
+            .servers
+            .iter()
+            .filter_map(|known| Some((known.answer?.rtt.unwrap_or(Duration::MAX), known.server.addr)))
+            .min();
+        match nearest {
+            Some((_, server)) if now < self.refresh_at => self.start(now, rng, Ask::Mapped, server, server),
+            _ => self.begin_round(now, rng),
+        }
+    }
+
+    fn evidence(&self) -> Vec<Evidence> {
+        let answers = self.servers.iter().filter_map(|known| {
+            let (answer, asked) = (known.answer?, known.server.addr);
+            let Answer { mapped, order, .. } = answer;
+            Some(Evidence { asked, operator: asked.ip(), mapped, trusted: known.server.trusted, order })
+        });
+        let mut evidence: Vec<_> = answers.collect();
+        for (told, _) in &self.told {
+            if evidence.iter().all(|it| it.asked != told.asked) {
+                evidence.push(*told);
+            }
+        }
+        evidence
+    }
+
+    fn conclude(&mut self) {
+        let evidence = self.evidence();
+        let asking = matches!(self.stage, Stage::Mapped);
+        let mapping = verdict::mapping(&evidence, self.local_port, !asking);
+        let heard = !evidence.is_empty();
+        if asking && self.report.complete {
+            // A later round: what is known holds until all servers had their time.
+            return;
+        }
+        let tests = verdict::filtering(self.servers.iter().filter_map(|known| known.filter));
+        let ip = mapping.mapped.map(|addr| addr.ip());
+        if tests != Dependence::Unknown && ip.is_some() {
+            (self.filtering, self.filtering_of) = (tests, ip);
+        }
+        let servers = self.servers.iter().map(|known| ServerReport {
+            server: known.server.addr,
+            mapped: known.answer.map(|answer| answer.mapped),
+            rtt_us: known
+                .answer
+                .and_then(|answer| answer.rtt)
+                .map(|rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX)),
+        });
+        let known_filter = ip.is_some() && ip == self.filtering_of;
+        let public = |addr: SocketAddr| addr.port() == self.local_port && self.local.contains(&addr.ip());
+        let report = FamilyReport {
+            nat: NatBehaviour {
+                mapping: mapping.kind,
+                filtering: if known_filter { self.filtering } else { Dependence::Unknown },
+                port_preserving: mapping.port_preserving,
+                port_step: mapping.port_step,
+                hairpin: self.hairpin,
+                udp_blocked: !heard && !asking && !self.servers.is_empty() && !self.local.is_empty(),
+            },
+            mapped: mapping.mapped,
+            public: mapping.mapped.map(public),
+            complete: matches!(self.stage, Stage::Done),
+            servers: servers.collect(),
+        };
+        let told = |report: &FamilyReport| (report.nat, report.mapped, report.public, report.complete);
+        if told(&report) != told(&self.report) {
+            self.version = self.version.wrapping_add(1);
+        }
+        self.report = report;
+    }
+}
+
+fn jittered(pause: Duration, rng: &mut StdRng) -> Duration {
+    pause.mul_f64(rng.random_range(0.9..=1.1))
+}
