@@ -10,17 +10,20 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lanrage_actors::discovery::DiscoveryConfig;
+use lanrage_actors::nat::messages::Serve;
 use lanrage_actors::wire::Ipv4Range;
 use serde::{Deserialize, Serialize};
 
 use crate::system;
-use values::{ApiAddr, BootstrapAddr, DhtProtocol, Mtu, NodeName, Range, TunName};
+use values::{ApiAddr, BootstrapAddr, DhtProtocol, HostPort, Mtu, NodeName, Range, Relaying, TunName};
 
 /// Every key with its explanation and default.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
 /// A relay is dialled by address, so its port must be known before it starts.
 pub const RELAY_P2P_PORT: u16 = 4001;
+/// STUN servers or relays that a user may name; more are left out.
+const MAX_SERVERS: usize = 16;
 
 /// Why the configuration cannot be used; says where and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +51,12 @@ pub struct Config {
     /// Bytes of an IP packet on the virtual device.
     pub mtu: u16,
     pub mdns: bool,
+    /// STUN servers, as `HOST:PORT`.
+    pub stun_servers: Vec<String>,
+    /// UDP relays to use besides those that are found, as `HOST:PORT`.
+    pub relay_servers: Vec<String>,
+    pub serve: Serve,
+    pub port_mapping: bool,
     /// Set the identity in the data folder aside and make a new one.
     pub new_identity: bool,
     /// A `tracing` filter.
@@ -66,6 +75,8 @@ pub struct RelayConfig {
     pub listen_port: Option<u16>,
     /// Addresses to announce; empty: found out.
     pub public_ips: Vec<IpAddr>,
+    /// Listened on for TCP besides `p2p_port`.
+    pub tcp_ports: Vec<u16>,
     pub bootstrap: Vec<String>,
     pub dht_protocol: String,
     pub log: String,
@@ -113,6 +124,18 @@ pub struct Layer {
     /// Do not look for friends on the local network by multicast DNS
     #[arg(long, env = "LANRAGE_NO_MDNS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub no_mdns: Option<bool>,
+    /// STUN server that tells how this machine looks from outside, like stun.example.org:3478; may be repeated
+    #[arg(long, env = "LANRAGE_STUN_SERVERS", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub stun_servers: Option<Vec<HostPort>>,
+    /// UDP relay to use besides those that are found, like relay.example.org:41641; may be repeated
+    #[arg(long, env = "LANRAGE_RELAY_SERVERS", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub relay_servers: Option<Vec<HostPort>>,
+    /// Forward sealed packets for others: auto (when anybody can reach this machine), always or never [default: auto]
+    #[arg(long, env = "LANRAGE_RELAYING", value_name = "WHEN")]
+    pub relaying: Option<Relaying>,
+    /// Do not ask the router to forward the data port (PCP, NAT-PMP, UPnP)
+    #[arg(long, env = "LANRAGE_NO_PORT_MAPPING", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub no_port_mapping: Option<bool>,
     /// What to write to the error output: error, warn, info, debug, trace
     #[arg(long, env = "LANRAGE_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -125,6 +148,7 @@ pub struct RelayFlags {
     pub p2p_port: Option<u16>,
     pub listen_port: Option<u16>,
     pub public_ips: Vec<IpAddr>,
+    pub tcp_ports: Vec<u16>,
     pub shared: Layer,
 }
 
@@ -168,6 +192,10 @@ impl Layer {
             range: self.range.or(below.range),
             mtu: self.mtu.or(below.mtu),
             no_mdns: self.no_mdns.or(below.no_mdns),
+            stun_servers: self.stun_servers.or(below.stun_servers),
+            relay_servers: self.relay_servers.or(below.relay_servers),
+            relaying: self.relaying.or(below.relaying),
+            no_port_mapping: self.no_port_mapping.or(below.no_port_mapping),
             log: self.log.or(below.log),
         }
     }
@@ -230,6 +258,10 @@ impl Config {
             range: taken(layer.range, "range")?.0,
             mtu: taken(layer.mtu, "mtu")?.0,
             mdns: !taken(layer.no_mdns, "no-mdns")?,
+            stun_servers: hosts(layer.stun_servers),
+            relay_servers: hosts(layer.relay_servers),
+            serve: taken(layer.relaying, "relaying")?.serve(),
+            port_mapping: !taken(layer.no_port_mapping, "no-port-mapping")?,
             new_identity,
             log: taken(layer.log, "log")?,
             file,
@@ -251,6 +283,7 @@ impl RelayConfig {
             p2p_port: flags.p2p_port.unwrap_or(RELAY_P2P_PORT),
             listen_port: flags.listen_port.filter(|port| *port != 0),
             public_ips: flags.public_ips,
+            tcp_ports: flags.tcp_ports,
             dht_protocol: taken(layer.dht_protocol, "dht-protocol")?.0,
             log: taken(layer.log, "log")?,
         })
@@ -268,6 +301,10 @@ fn layers(file: Option<&Path>, flags: Layer, places: &Places) -> Result<(Layer, 
         }
         Err(error) => Err(ConfigError(format!("the configuration file {} cannot be read: {error}", path.display()))),
     }
+}
+
+fn hosts(given: Option<Vec<HostPort>>) -> Vec<String> {
+    given.into_iter().flatten().map(|it| it.0).take(MAX_SERVERS).collect()
 }
 
 fn folder(given: Option<PathBuf>, automatic: impl FnOnce() -> PathBuf) -> PathBuf {

@@ -22,7 +22,7 @@ use crate::api;
 use crate::cli::print;
 use crate::config::{Config, RelayConfig};
 use crate::system;
-use wiring::{Data, Node};
+use wiring::{Data, NatData, Node};
 
 /// How long the farewell to the party may take.
 const GOODBYE: Duration = Duration::from_millis(300);
@@ -82,6 +82,12 @@ async fn run_node(config: Config) -> Result<(), String> {
         range: config.range,
         tun: config.tun.clone(),
         mtu: config.mtu,
+        nat: NatData {
+            stun_servers: config.stun_servers.clone(),
+            serve: config.serve,
+            public_ips: Vec::new(),
+            alternate: false,
+        },
     };
     let node = Node::start(data, &identity).await?;
     drop(identity);

@@ -1,23 +1,24 @@
 #![allow(missing_debug_implementations, reason = "actix addresses have no Debug")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::fut::ActorFuture;
 use actix::prelude::*;
-use boringtun::x25519;
 
-use super::addrs::{self, InterfaceAddr};
-use super::demux::{Class, Routes, runs};
-use super::handshake::{Gatekeeper, MAX_COOKIE, Verdict};
-use super::messages::{GetNat, NatCounters, NatView, Networks, OwnContact, Register, Transmit, Unregister};
+use super::addrs;
+use super::machine::{NatMachine, NatOutputs, NatSettings};
+use super::messages::{
+    CloseSockets, GetNat, NatView, Networks, OpenSockets, OwnContact, PortMapped, Register, RelayDatagrams, RelayNews,
+    Serving, SocketsOpened, Transmit, Unregister,
+};
 use super::udp::{Sent, Sockets};
 use crate::peer::messages::Inbound;
 use crate::tun::messages::SetAddress;
-use crate::wire::{Contact, DatagramBatch, Endpoint, Ipv4Range, TransmitBatch};
+use crate::wire::{LocalSocket, TransmitBatch};
 
 /// Batches waiting in the mailbox; beyond that the sender counts a drop.
 const MAILBOX: usize = 256;
@@ -25,52 +26,70 @@ const MAILBOX: usize = 256;
 const SEND_QUEUE: usize = 64;
 /// Receive rounds before other actors get their turn.
 const RECEIVE_ROUNDS: usize = 2;
-/// How often the interfaces are looked at for changes.
-const WATCH_INTERFACES: Duration = Duration::from_secs(2);
+/// How often the interfaces are looked at for changes: a player who goes from cable to radio waits for it.
+const WATCH_INTERFACES: Duration = Duration::from_millis(500);
+/// How often the names of STUN servers are looked up.
+const RESOLVE_EVERY: Duration = Duration::from_secs(600);
+const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
+/// Sockets for punching that may be open at a time: for two members.
+const MAX_EXTRA_SOCKETS: usize = 512;
+
+/// Whom the data socket talks to.
+#[derive(Clone)]
+pub struct NatLinks {
+    pub contact: Vec<Recipient<OwnContact>>,
+    pub networks: Vec<Recipient<Networks>>,
+    pub relay: Option<Recipient<RelayDatagrams>>,
+    pub serving: Vec<Recipient<Serving>>,
+}
+
+/// Handed over once all actors exist.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct BindNat(pub NatLinks);
 
 /// The data socket: sends what peers give it, hands them what comes in.
 pub struct NatActor {
     sockets: Option<Sockets>,
+    machine: NatMachine<Recipient<Inbound>>,
+    outputs: NatOutputs<Recipient<Inbound>>,
     listen_port: u16,
-    gatekeeper: Gatekeeper,
-    routes: Routes<Recipient<Inbound>>,
+    /// `HOST:PORT` of STUN servers, as configured.
+    servers: Vec<String>,
     /// What the socket did not take yet, each with the bytes that are out already.
     queue: VecDeque<(TransmitBatch, usize)>,
-    device: String,
-    party: Option<Ipv4Range>,
-    interfaces: Vec<InterfaceAddr>,
-    /// Everybody knows `interfaces`.
+    links: Option<NatLinks>,
+    /// Everybody knows the machine's contact and networks.
     told: bool,
-    contact: Recipient<OwnContact>,
-    networks: Vec<Recipient<Networks>>,
-    counters: NatCounters,
+    /// Sockets for punching, and the route that each is for.
+    extra: BTreeMap<LocalSocket, u32>,
+    next_extra: u16,
+    timer: Option<(Instant, SpawnHandle)>,
 }
 
 impl NatActor {
-    /// `wg_secret` is this machine's X25519 secret, `device` the name of the virtual device, whose addresses are no
-    /// candidates.
+    /// `wg_secret` is this machine's X25519 secret, `servers` STUN servers as `HOST:PORT`, `seed` unpredictable.
     #[must_use]
     pub fn new(
         sockets: Sockets,
-        listen_port: u16,
+        settings: NatSettings,
+        servers: Vec<String>,
         wg_secret: [u8; 32],
-        device: String,
-        contact: Recipient<OwnContact>,
-        networks: Vec<Recipient<Networks>>,
+        seed: [u8; 32],
     ) -> Self {
+        let alternate = settings.alternate.map_or(0, |(local, _)| local.0);
         Self {
             sockets: Some(sockets),
-            listen_port,
-            gatekeeper: Gatekeeper::new(x25519::StaticSecret::from(wg_secret)),
-            routes: Routes::default(),
+            listen_port: settings.listen_port,
+            machine: NatMachine::new(now(), settings, wg_secret, seed),
+            outputs: NatOutputs::default(),
+            servers,
             queue: VecDeque::new(),
-            device,
-            party: None,
-            interfaces: Vec::new(),
+            links: None,
             told: false,
-            contact,
-            networks,
-            counters: NatCounters::default(),
+            extra: BTreeMap::new(),
+            next_extra: alternate + 1,
+            timer: None,
         }
     }
 
@@ -82,15 +101,17 @@ impl NatActor {
         } else if self.queue.len() < SEND_QUEUE {
             self.queue.push_back((batch, 0));
         } else {
-            self.counters.dropped_send_failed += batch.segments() as u64;
+            self.machine.counters_mut().dropped_send_failed += batch.segments() as u64;
         }
     }
 
     /// Sends what waited; returns with the queue empty, or woken up once the socket takes more.
-    fn flush(&mut self, cx: &mut TaskContext<'_>) {
+    fn flush_queue(&mut self, cx: &mut TaskContext<'_>) {
         while let Some((batch, out)) = self.queue.pop_front() {
-            let ready =
-                self.sockets.as_ref().is_some_and(|sockets| sockets.poll_writable(cx, batch.destination()).is_ready());
+            let ready = self
+                .sockets
+                .as_ref()
+                .is_some_and(|sockets| sockets.poll_writable(cx, batch.local(), batch.destination()).is_ready());
             if !ready {
                 self.queue.push_front((batch, out));
                 return;
@@ -107,84 +128,139 @@ impl NatActor {
         let Some(sockets) = &self.sockets else { return Sent::Failed };
         let rest = batch.contents().get(out..).unwrap_or_default();
         let segments = rest.len().div_ceil(batch.segment_size().max(1)) as u64;
-        let sent = sockets.send(batch.destination(), rest, batch.segment_size());
+        let sent = sockets.send(batch.local(), batch.destination(), rest, batch.segment_size());
+        let counters = self.machine.counters_mut();
         match sent {
-            Sent::Done => self.counters.sent += segments,
-            Sent::Failed => self.counters.dropped_send_failed += segments,
-            Sent::Blocked { sent_bytes } => self.counters.sent += (sent_bytes / batch.segment_size().max(1)) as u64,
+            Sent::Done => counters.sent += segments,
+            Sent::Failed => counters.dropped_send_failed += segments,
+            Sent::Blocked { sent_bytes } => counters.sent += (sent_bytes / batch.segment_size().max(1)) as u64,
         }
         sent
     }
 
-    fn received(&mut self, from: SocketAddr, data: &[u8], stride: usize) {
-        for (class, run) in runs(data, stride) {
-            let datagrams = run.len().div_ceil(stride.max(1)) as u64;
-            self.counters.received += datagrams;
-            let target = match class {
-                Class::HandshakeInit => {
-                    let mut reply = [0; MAX_COOKIE];
-                    match self.gatekeeper.judge(from.ip(), run, &mut reply) {
-                        Verdict::From(key) => self.routes.find_key(key),
-                        Verdict::Cookie(len) => {
-                            self.counters.dropped_rate_limited += 1;
-                            self.reply(from, &reply[..len]);
-                            continue;
-                        }
-                        Verdict::Foreign => None,
-                    }
+    /// Does what the machine wants done. What it wants sent while the sockets are being read goes out right after.
+    fn act(&mut self) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        for (peer, batch) in outputs.inbound.drain(..) {
+            let datagrams = batch.iter().count() as u64;
+            if peer.try_send(Inbound(batch)).is_err() {
+                self.machine.counters_mut().dropped_peer_busy += datagrams;
+            }
+        }
+        for batch in outputs.relay.drain(..) {
+            let datagrams = batch.iter().count() as u64;
+            let relay = self.links.as_ref().and_then(|links| links.relay.as_ref());
+            let sent = relay.is_some_and(|relay| relay.try_send(RelayDatagrams(batch)).is_ok());
+            if !sent {
+                self.machine.counters_mut().dropped_relay += datagrams;
+            }
+        }
+        for batch in outputs.transmits.drain(..) {
+            if self.sockets.is_some() {
+                self.send(batch);
+            } else if self.queue.len() < SEND_QUEUE {
+                self.queue.push_back((batch, 0));
+            }
+        }
+        if std::mem::take(&mut outputs.contact_changed) | std::mem::take(&mut outputs.networks_changed) {
+            self.announce();
+        }
+        self.outputs = outputs;
+    }
+
+    fn settle(&mut self, ctx: &mut Context<Self>) {
+        self.act();
+        let (at, _) = self.machine.poll_timeout();
+        match self.timer {
+            Some((armed, _)) if armed <= at => {}
+            _ => {
+                if let Some((_, handle)) = self.timer.take() {
+                    ctx.cancel_future(handle);
                 }
-                Class::Unknown => {
-                    self.counters.dropped_unknown += datagrams;
-                    continue;
-                }
-                Class::Session { .. } | Class::Probe { .. } => self.routes.find(class),
-            };
-            match target {
-                None => self.counters.dropped_foreign += datagrams,
-                Some(peer) => {
-                    if peer.try_send(Inbound(DatagramBatch::copied(run, Endpoint::direct(from), stride))).is_err() {
-                        self.counters.dropped_peer_busy += datagrams;
-                    }
-                }
+                let wait = at.saturating_duration_since(now());
+                let handle = ctx.run_later(wait, |actor, ctx| {
+                    actor.timer = None;
+                    actor.machine.handle_timeout(now(), &mut actor.outputs);
+                    actor.settle(ctx);
+                });
+                self.timer = Some((at, handle));
             }
         }
     }
 
-    fn reply(&mut self, to: SocketAddr, message: &[u8]) {
-        let mut batch = TransmitBatch::new(to);
-        batch.push_with(message.len(), message.len(), |slot| {
-            slot.copy_from_slice(message);
-            Some(message.len())
-        });
-        // Goes out with the flush that follows every receive.
-        if self.queue.len() < SEND_QUEUE {
-            self.queue.push_back((batch, 0));
-        }
-    }
-
-    fn watch_interfaces(&mut self) {
+    fn watch_interfaces(&mut self, ctx: &mut Context<Self>) {
         // A question that the system did not answer is no news.
         let Some(found) = addrs::system_addrs() else { return };
-        if found != self.interfaces || !self.told {
-            self.interfaces = found;
+        self.machine.set_interfaces(now(), found, &mut self.outputs);
+        if !self.told {
             self.announce();
         }
+        self.settle(ctx);
     }
 
     fn announce(&mut self) {
-        let networks = addrs::local_networks(&self.interfaces, &self.device, self.party);
-        let contact = self.own_contact();
-        tracing::debug!(?contact, "addresses of the data socket");
-        // A mailbox that was full is tried again with the next look, in two seconds.
-        self.told = self.contact.try_send(OwnContact(contact)).is_ok();
-        for listener in &self.networks {
-            self.told &= listener.try_send(Networks(networks.clone())).is_ok();
+        let Some(links) = &self.links else { return };
+        let contact = self.machine.contact();
+        tracing::debug!(?contact, "how this machine can be reached");
+        // A mailbox that was full is tried again with the next look at the interfaces.
+        self.told = true;
+        for listener in &links.contact {
+            self.told &= listener.try_send(OwnContact(contact.clone())).is_ok();
+        }
+        for listener in &links.networks {
+            self.told &= listener.try_send(Networks(self.machine.networks().clone())).is_ok();
+        }
+        for listener in &links.serving {
+            self.told &= listener.try_send(Serving(contact.serves)).is_ok();
         }
     }
 
-    fn own_contact(&self) -> Contact {
-        Contact::of_hosts(addrs::candidates(&self.interfaces, self.listen_port, &self.device, self.party)).bounded()
+    /// Looks up the STUN servers' names.
+    fn resolve(&mut self, ctx: &mut Context<Self>) {
+        if self.servers.is_empty() {
+            return;
+        }
+        let servers = self.servers.clone();
+        let lookup = async move {
+            let all = servers.iter().map(|server| tokio::net::lookup_host(server.as_str()));
+            let mut found = Vec::new();
+            for (server, addrs) in servers.iter().zip(futures::future::join_all(all).await) {
+                match addrs {
+                    Ok(addrs) => {
+                        let addrs: Vec<SocketAddr> = addrs.collect();
+                        // One of each family: a name with ten addresses is one server.
+                        found.extend(addrs.iter().find(|it| it.is_ipv4()));
+                        found.extend(addrs.iter().find(|it| it.is_ipv6()));
+                    }
+                    Err(error) => tracing::debug!(%server, %error, "the STUN server's name was not found"),
+                }
+            }
+            found
+        };
+        ctx.spawn(lookup.into_actor(self).map(|found, actor, ctx| {
+            let again = if found.is_empty() { RESOLVE_AGAIN } else { RESOLVE_EVERY };
+            if !found.is_empty() {
+                actor.machine.set_servers(now(), found, &mut actor.outputs);
+                actor.settle(ctx);
+            }
+            ctx.run_later(again, Self::resolve);
+        }));
     }
+
+    fn close_sockets(&mut self, index: u32, keep: Option<LocalSocket>) {
+        let Self { extra, sockets, .. } = self;
+        extra.retain(|&local, &mut owner| {
+            let stays = owner != index || Some(local) == keep;
+            if !stays && let Some(sockets) = sockets {
+                sockets.close(local);
+            }
+            stays
+        });
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 impl Actor for NatActor {
@@ -192,9 +268,9 @@ impl Actor for NatActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        self.watch_interfaces();
-        ctx.run_interval(WATCH_INTERFACES, |actor, _| actor.watch_interfaces());
-        ctx.run_interval(Duration::from_secs(1), |actor, _| actor.gatekeeper.reset());
+        self.watch_interfaces(ctx);
+        self.resolve(ctx);
+        ctx.run_interval(WATCH_INTERFACES, Self::watch_interfaces);
         ctx.spawn(SocketLoop);
     }
 }
@@ -208,12 +284,16 @@ impl ActorFuture<NatActor> for SocketLoop {
     fn poll(
         self: Pin<&mut Self>,
         actor: &mut NatActor,
-        _: &mut Context<NatActor>,
+        ctx: &mut Context<NatActor>,
         cx: &mut TaskContext<'_>,
     ) -> Poll<()> {
         let Some(mut sockets) = actor.sockets.take() else { return Poll::Ready(()) };
         for round in 0..RECEIVE_ROUNDS {
-            match sockets.poll_receive(cx, &mut |from, data, stride| actor.received(from, data, stride)) {
+            let received = sockets.poll_receive(cx, &mut |local, from, data, stride| {
+                actor.machine.handle_datagrams(now(), local, from, data, stride, &mut actor.outputs);
+                actor.act();
+            });
+            match received {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if round + 1 == RECEIVE_ROUNDS => cx.waker().wake_by_ref(),
                 Poll::Ready(Ok(())) => {}
@@ -229,8 +309,19 @@ impl ActorFuture<NatActor> for SocketLoop {
             }
         }
         actor.sockets = Some(sockets);
-        actor.flush(cx);
+        actor.settle(ctx);
+        actor.flush_queue(cx);
         Poll::Pending
+    }
+}
+
+impl Handler<BindNat> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, BindNat(links): BindNat, ctx: &mut Self::Context) {
+        self.links = Some(links);
+        self.announce();
+        self.settle(ctx);
     }
 }
 
@@ -246,7 +337,7 @@ impl Handler<Register> for NatActor {
     type Result = ();
 
     fn handle(&mut self, Register { route, inbound }: Register, _: &mut Self::Context) {
-        self.routes.insert(&route, &inbound);
+        self.machine.register(&route, &inbound);
     }
 }
 
@@ -254,20 +345,75 @@ impl Handler<Unregister> for NatActor {
     type Result = ();
 
     fn handle(&mut self, Unregister { route }: Unregister, _: &mut Self::Context) {
-        self.routes.remove(&route);
+        self.machine.unregister(&route);
+        self.close_sockets(route.index, None);
     }
 }
 
-/// Addresses inside the party's range lead into the tunnel itself and are no candidates.
+impl Handler<OpenSockets> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, OpenSockets { index, count, reply }: OpenSockets, _: &mut Self::Context) {
+        self.close_sockets(index, None);
+        let room = MAX_EXTRA_SOCKETS.saturating_sub(self.extra.len());
+        let count = usize::from(count).min(room);
+        // Names are not used again soon: a datagram to one that is closed must not leave from another.
+        if self.next_extra.checked_add(u16::try_from(count).unwrap_or(u16::MAX)).is_none() {
+            self.next_extra = 2;
+        }
+        let first = LocalSocket(self.next_extra);
+        let mut opened = 0;
+        if let Some(sockets) = &mut self.sockets {
+            for _ in 0..count {
+                let local = LocalSocket(self.next_extra);
+                if self.extra.contains_key(&local) {
+                    break;
+                }
+                if let Err(error) = sockets.open(local, 0) {
+                    tracing::debug!(%error, opened, "no more sockets to punch with");
+                    break;
+                }
+                self.extra.insert(local, index);
+                self.next_extra += 1;
+                opened += 1;
+            }
+        }
+        let _ = reply.try_send(SocketsOpened { first, count: opened });
+    }
+}
+
+impl Handler<CloseSockets> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, CloseSockets { index, keep }: CloseSockets, _: &mut Self::Context) {
+        self.close_sockets(index, keep);
+    }
+}
+
+impl Handler<RelayNews> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, news: RelayNews, ctx: &mut Self::Context) {
+        self.machine.set_relays(now(), news, &mut self.outputs);
+        self.settle(ctx);
+    }
+}
+
+impl Handler<PortMapped> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, PortMapped(mapped): PortMapped, ctx: &mut Self::Context) {
+        self.machine.set_mapped(now(), mapped, &mut self.outputs);
+        self.settle(ctx);
+    }
+}
+
 impl Handler<SetAddress> for NatActor {
     type Result = ();
 
-    fn handle(&mut self, SetAddress(address): SetAddress, _: &mut Self::Context) {
-        let range = address.map(|address| address.range);
-        if range != self.party {
-            self.party = range;
-            self.announce();
-        }
+    fn handle(&mut self, SetAddress(address): SetAddress, ctx: &mut Self::Context) {
+        self.machine.set_party(now(), address.map(|address| address.range), &mut self.outputs);
+        self.settle(ctx);
     }
 }
 
@@ -275,6 +421,11 @@ impl Handler<GetNat> for NatActor {
     type Result = MessageResult<GetNat>;
 
     fn handle(&mut self, _: GetNat, _: &mut Self::Context) -> Self::Result {
-        MessageResult(NatView { listen_port: self.listen_port, contact: self.own_contact(), counters: self.counters })
+        MessageResult(NatView {
+            listen_port: self.listen_port,
+            contact: self.machine.contact().clone(),
+            report: self.machine.report(),
+            counters: self.machine.counters(),
+        })
     }
 }

@@ -33,6 +33,25 @@ fn usable(addr: &InterfaceAddr, own_device: &str, party: Option<Ipv4Range>) -> b
     by_ip && addr.interface != own_device && !VIRTUAL_PREFIXES.iter().any(|prefix| addr.interface.starts_with(prefix))
 }
 
+/// Whether the internet can route to it. Addresses for documentation and benchmarks count: nobody else uses them.
+#[must_use]
+pub fn is_global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            let carrier = a == 100 && (64..128).contains(&b);
+            !(ip.is_private()
+                || ip.is_loopback()
+                || ip.is_link_local()
+                || ip.is_unspecified()
+                || carrier
+                || a == 0
+                || a >= 224)
+        }
+        IpAddr::V6(ip) => ip.segments()[0] & 0xe000 == 0x2000,
+    }
+}
+
 fn is_link_local(ip: Ipv6Addr) -> bool {
     ip.segments()[0] & 0xffc0 == 0xfe80
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::messages::PeerRoute;
+use super::stun;
 use crate::peer::messages::{PROBE_MAGIC, probe_tag};
 use crate::wire::WgPublicKey;
 
@@ -18,7 +19,38 @@ pub enum Class {
     Probe {
         tag: [u8; 8],
     },
+    Stun,
+    /// A frame between a relay and its client or a sender; not what the relay forwarded.
+    Relay,
     Unknown,
+}
+
+/// First bytes of what relays and their clients say to each other.
+pub const RELAY_FRAMES: std::ops::RangeInclusive<u8> = 0x91..=0x93;
+/// First byte of what a relay forwarded; the sender's datagram follows.
+pub const FORWARDED: u8 = 0x94;
+
+/// A class, and how it got here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    pub class: Class,
+    /// A relay forwarded it: its first byte is not part of it.
+    pub relayed: bool,
+}
+
+/// [`classify`], after the byte with which a relay marks what it forwards. Only what peers send each other is forwarded.
+#[must_use]
+pub fn kind(datagram: &[u8]) -> Kind {
+    match datagram {
+        [FORWARDED, inner @ ..] => {
+            let class = match classify(inner) {
+                Class::Stun | Class::Relay => Class::Unknown,
+                class => class,
+            };
+            Kind { class, relayed: true }
+        }
+        _ => Kind { class: classify(datagram), relayed: false },
+    }
 }
 
 #[must_use]
@@ -33,6 +65,8 @@ pub fn classify(datagram: &[u8]) -> Class {
         (Some([2, 0, 0, 0]), 92) => index_at(8),
         (Some([3, 0, 0, 0]), 64) => index_at(4),
         (Some([4, 0, 0, 0]), 32..) => index_at(4),
+        (Some([first, ..]), _) if RELAY_FRAMES.contains(first) => Class::Relay,
+        _ if stun::is_stun(datagram) => Class::Stun,
         (Some([PROBE_MAGIC, ..]), _) => probe_tag(datagram).map_or(Class::Unknown, |tag| Class::Probe { tag }),
         _ => Class::Unknown,
     }
@@ -70,13 +104,13 @@ impl<T: Clone> Routes<T> {
         }
     }
 
-    /// `HandshakeInit` and `Unknown` belong to nobody as such.
+    /// Only sessions and probes belong to somebody as such.
     #[must_use]
     pub fn find(&self, class: Class) -> Option<&T> {
         match class {
             Class::Session { index } => self.by_index.get(&index),
             Class::Probe { tag } => self.by_tag.get(&tag).map(|(_, to)| to),
-            Class::HandshakeInit | Class::Unknown => None,
+            Class::HandshakeInit | Class::Stun | Class::Relay | Class::Unknown => None,
         }
     }
 
@@ -88,20 +122,20 @@ impl<T: Clone> Routes<T> {
 
 /// Splits what one receive call gave (`stride` bytes a datagram) into runs of the same class, so that a run travels as
 /// one batch.
-pub fn runs(data: &[u8], stride: usize) -> impl Iterator<Item = (Class, &[u8])> {
+pub fn runs(data: &[u8], stride: usize) -> impl Iterator<Item = (Kind, &[u8])> {
     let stride = stride.max(1);
     let mut rest = data;
     std::iter::from_fn(move || {
-        let class = classify(rest.get(..stride.min(rest.len())).filter(|first| !first.is_empty())?);
+        let kind = kind(rest.get(..stride.min(rest.len())).filter(|first| !first.is_empty())?);
         // Initiations go one by one: each may be from another peer.
-        let datagrams = if class == Class::HandshakeInit {
+        let datagrams = if kind.class == Class::HandshakeInit {
             1
         } else {
-            rest.chunks(stride).take_while(|datagram| classify(datagram) == class).count()
+            rest.chunks(stride).take_while(|datagram| self::kind(datagram) == kind).count()
         };
         let (run, after) = rest.split_at((datagrams * stride).min(rest.len()));
         rest = after;
-        Some((class, run))
+        Some((kind, run))
     })
 }
 
@@ -130,6 +164,9 @@ mod tests {
             (message(0, 20, 4, 1), Class::Unknown),
             (vec![], Class::Unknown),
             (vec![4, 0, 0], Class::Unknown),
+            (vec![0x91; 82], Class::Relay),
+            (vec![0x93, 1], Class::Unknown),
+            ([&[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42][..], &[9; 12]].concat(), Class::Stun),
         ] {
             assert_eq!(classify(&bytes), class, "{bytes:?}");
         }
@@ -138,8 +175,19 @@ mod tests {
     #[test]
     fn a_run_is_one_peer() {
         let data = [message(4, 40, 4, 1), message(4, 40, 4, 1), message(4, 40, 4, 2), message(4, 33, 4, 2)].concat();
-        let got: Vec<_> = runs(&data, 40).map(|(class, run)| (class, run.len())).collect();
+        let got: Vec<_> = runs(&data, 40).map(|(kind, run)| (kind.class, run.len())).collect();
         assert_eq!(got, [(Class::Session { index: 1 }, 80), (Class::Session { index: 2 }, 73)]);
+    }
+
+    #[test]
+    fn what_a_relay_forwards_is_told_apart() {
+        let forwarded = |inner: Vec<u8>| kind(&[vec![FORWARDED], inner].concat());
+        let session = Class::Session { index: 3 };
+        assert_eq!(forwarded(message(4, 40, 4, 3)), Kind { class: session, relayed: true });
+        assert_eq!(forwarded(vec![0x93; 60]), Kind { class: Class::Unknown, relayed: true });
+        assert_eq!(forwarded(vec![FORWARDED; 60]), Kind { class: Class::Unknown, relayed: true });
+        let data = [message(4, 41, 4, 3), [&[FORWARDED][..], &message(4, 40, 4, 3)].concat()].concat();
+        assert_eq!(runs(&data, 41).count(), 2, "direct and relayed are two runs");
     }
 
     #[test]
@@ -184,8 +232,8 @@ mod tests {
             }
             let joined: Vec<u8> = runs(&data, stride).flat_map(|(_, run)| run.to_vec()).collect();
             prop_assert_eq!(&joined, &data);
-            for (class, run) in runs(&data, stride) {
-                prop_assert!(run.chunks(stride.max(1)).all(|datagram| classify(datagram) == class));
+            for (expected, run) in runs(&data, stride) {
+                prop_assert!(run.chunks(stride.max(1)).all(|datagram| kind(datagram) == expected));
             }
         }
     }

@@ -2,10 +2,13 @@
 #![allow(missing_debug_implementations, reason = "actix recipients have no Debug")]
 
 use actix::{Message, Recipient};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::peer::messages::Inbound;
-use crate::wire::{Contact, LocalNetworks, TransmitBatch, WgPublicKey};
+use std::net::SocketAddr;
+
+use super::behaviour::FamilyReport;
+use crate::wire::{Contact, DatagramBatch, LocalNetworks, LocalSocket, Ticket, TransmitBatch, WgPublicKey};
 
 /// Send these datagrams on the data socket.
 #[derive(Debug, Message)]
@@ -45,6 +48,83 @@ pub struct OwnContact(pub Contact);
 #[rtype(result = "()")]
 pub struct Networks(pub LocalNetworks);
 
+/// Frames of relays and of their clients, for the RelayActor.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct RelayDatagrams(pub DatagramBatch);
+
+/// What the relays said: this machine's tickets, and how they see its data socket. Sent whenever it changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct RelayNews {
+    pub tickets: Vec<Ticket>,
+    pub observed: Vec<ObservedBy>,
+}
+
+/// A relay saw this machine's data socket as `mapped`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObservedBy {
+    pub relay: SocketAddr,
+    pub mapped: SocketAddr,
+    /// The user configured the relay.
+    pub configured: bool,
+}
+
+/// Whether this node relays for others and answers STUN.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Serve {
+    /// When anybody can reach it.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// This node serves at that address from now on, or no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct Serving(pub Option<SocketAddr>);
+
+/// The port that a router forwards to the data socket, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct PortMapped(pub Option<SocketAddr>);
+
+/// Open so many more sockets for the peer of that route, to punch through a NAT.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct OpenSockets {
+    pub index: u32,
+    pub count: u16,
+    pub reply: Recipient<SocketsOpened>,
+}
+
+/// These are open: `first`, and the `count - 1` after it. `count` may be less than asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SocketsOpened {
+    pub first: LocalSocket,
+    pub count: u16,
+}
+
+/// Close the sockets of that route but `keep`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct CloseSockets {
+    pub index: u32,
+    pub keep: Option<LocalSocket>,
+}
+
+/// How this machine's network treats its data socket.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatReport {
+    pub v4: FamilyReport,
+    pub v6: FamilyReport,
+    /// The outside address of a forwarded port (PCP, NAT-PMP, UPnP IGD).
+    pub port_mapping: Option<SocketAddr>,
+}
+
 /// Ask for the state of the data socket.
 #[derive(Debug, Message)]
 #[rtype(result = "NatView")]
@@ -54,6 +134,7 @@ pub struct GetNat;
 pub struct NatView {
     pub listen_port: u16,
     pub contact: Contact,
+    pub report: NatReport,
     pub counters: NatCounters,
 }
 
@@ -70,4 +151,10 @@ pub struct NatCounters {
     pub dropped_rate_limited: u64,
     pub dropped_peer_busy: u64,
     pub dropped_send_failed: u64,
+    pub stun_answers: u64,
+    /// STUN requests answered.
+    pub stun_served: u64,
+    pub stun_refused: u64,
+    /// Frames for a relay that this node is not, or more than it takes.
+    pub dropped_relay: u64,
 }

@@ -6,6 +6,7 @@ pub mod behaviour;
 pub mod demux;
 mod family;
 pub mod handshake;
+pub mod machine;
 pub mod messages;
 #[cfg(test)]
 mod model;
@@ -14,5 +15,5 @@ pub mod stun;
 pub mod udp;
 pub mod verdict;
 
-pub use actor::NatActor;
+pub use actor::{BindNat, NatActor, NatLinks};
 pub use udp::{BindError, BoundSockets, Sockets};

@@ -1,5 +1,6 @@
-//! The UDP sockets of the data path: one per address family, on one port.
+//! The UDP sockets of the data path: one per address family on one port, and more for a while to punch with.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::task::{Context, Poll, ready};
@@ -8,6 +9,8 @@ use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+
+use crate::wire::LocalSocket;
 
 /// Receive calls that one poll takes in, each up to 64 KiB of coalesced datagrams.
 pub const RECEIVE_SLOTS: usize = 8;
@@ -105,6 +108,8 @@ impl Port {
 pub struct Sockets {
     v4: Port,
     v6: Option<Port>,
+    /// IPv4: NATs that need more than one socket stand there.
+    extra: BTreeMap<LocalSocket, Port>,
     buffers: Vec<u8>,
     metas: [RecvMeta; RECEIVE_SLOTS],
 }
@@ -127,18 +132,39 @@ impl Sockets {
         Ok(Self {
             v4: Port::new(bound.v4)?,
             v6: bound.v6.map(Port::new).transpose()?,
+            extra: BTreeMap::new(),
             buffers: vec![0; RECEIVE_SLOTS * SLOT_BYTES],
             metas: [RecvMeta::default(); RECEIVE_SLOTS],
         })
     }
 
-    fn port_for(&self, destination: SocketAddr) -> Option<&Port> {
-        if destination.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() }
+    fn port_for(&self, local: LocalSocket, destination: SocketAddr) -> Option<&Port> {
+        match (local, destination) {
+            (LocalSocket::MAIN, SocketAddr::V4(_)) => Some(&self.v4),
+            (LocalSocket::MAIN, SocketAddr::V6(_)) => self.v6.as_ref(),
+            (_, SocketAddr::V4(_)) => self.extra.get(&local),
+            (_, SocketAddr::V6(_)) => None,
+        }
+    }
+
+    /// Opens another IPv4 socket, on `port` or any (0), under the name `local`. Returns its port.
+    ///
+    /// # Errors
+    /// When the system refuses; the others stay as they are.
+    pub fn open(&mut self, local: LocalSocket, port: u16) -> io::Result<u16> {
+        let socket = bind((Ipv4Addr::UNSPECIFIED, port).into())?;
+        let port = local_port(&socket)?;
+        self.extra.insert(local, Port::new(socket)?);
+        Ok(port)
+    }
+
+    pub fn close(&mut self, local: LocalSocket) {
+        self.extra.remove(&local);
     }
 
     /// Sends `contents` as datagrams of `segment_size` bytes, in one call where the system can.
-    pub fn send(&self, destination: SocketAddr, contents: &[u8], segment_size: usize) -> Sent {
-        let Some(port) = self.port_for(destination) else { return Sent::Failed };
+    pub fn send(&self, local: LocalSocket, destination: SocketAddr, contents: &[u8], segment_size: usize) -> Sent {
+        let Some(port) = self.port_for(local, destination) else { return Sent::Failed };
         let at_once = segment_size.max(1) * port.state.max_gso_segments().max(1);
         for (index, part) in contents.chunks(at_once).enumerate() {
             let transmit = Transmit {
@@ -166,28 +192,36 @@ impl Sockets {
     }
 
     /// Ready when a socket that was full may take more.
-    pub fn poll_writable(&self, cx: &mut Context<'_>, destination: SocketAddr) -> Poll<()> {
-        match self.port_for(destination) {
+    pub fn poll_writable(&self, cx: &mut Context<'_>, local: LocalSocket, destination: SocketAddr) -> Poll<()> {
+        match self.port_for(local, destination) {
             Some(port) => port.socket.poll_send_ready(cx).map(|_| ()),
             None => Poll::Ready(()),
         }
     }
 
-    /// Receives what is there: `each` gets the sender, the datagrams and the length of each (the last may be shorter).
+    /// Receives what is there: `each` gets the socket, the sender, the datagrams and the length of each (the last may be shorter).
     ///
     /// # Errors
     /// When a socket failed for good.
     pub fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
-        each: &mut dyn FnMut(SocketAddr, &[u8], usize),
+        each: &mut dyn FnMut(LocalSocket, SocketAddr, &[u8], usize),
     ) -> Poll<io::Result<()>> {
-        let Self { v4, v6, buffers, metas } = self;
-        let mut first = receive(v4, cx, buffers, metas, each);
+        let Self { v4, v6, extra, buffers, metas } = self;
+        let main = &mut |from, data: &[u8], stride| each(LocalSocket::MAIN, from, data, stride);
+        let mut first = receive(v4, cx, buffers, metas, main);
         if let Some(v6) = v6 {
-            let second = receive(v6, cx, buffers, metas, each);
+            let second = receive(v6, cx, buffers, metas, main);
             if first.is_pending() || matches!(second, Poll::Ready(Err(_))) {
                 first = second;
+            }
+        }
+        for (&local, port) in extra {
+            // One that fails is not worth the data socket.
+            let more = receive(port, cx, buffers, metas, &mut |from, data, stride| each(local, from, data, stride));
+            if first.is_pending() && matches!(more, Poll::Ready(Ok(()))) {
+                first = more;
             }
         }
         first
@@ -242,11 +276,11 @@ mod tests {
         let contents: Vec<u8> = (0..2_500u32).map(|n| (n / 1000) as u8).collect();
         let destination = SocketAddr::from((Ipv4Addr::LOCALHOST, to));
         sender.v4.socket.writable().await.unwrap();
-        assert_eq!(sender.send(destination, &contents, 1000), Sent::Done);
+        assert_eq!(sender.send(LocalSocket::MAIN, destination, &contents, 1000), Sent::Done);
         let mut got: Vec<Vec<u8>> = Vec::new();
         while got.len() < 3 {
             std::future::poll_fn(|cx| {
-                receiver.poll_receive(cx, &mut |_, data, stride| got.extend(data.chunks(stride).map(<[u8]>::to_vec)))
+                receiver.poll_receive(cx, &mut |_, _, data, stride| got.extend(data.chunks(stride).map(<[u8]>::to_vec)))
             })
             .await
             .unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
 use lanrage_actors::discovery::messages::{BootstrapView, DiscoveryView};
-use lanrage_actors::nat::messages::{NatCounters, NatView};
+use lanrage_actors::nat::messages::{NatCounters, NatReport, NatView};
 use lanrage_actors::party::messages::{MemberView, PartyError, PartySummary, PartyView};
 use lanrage_actors::peer::messages::{PathKind, PathView, PeerCounters, PeerView, PingError};
 use lanrage_actors::tun::messages::{TunCounters, TunState, TunView};
@@ -98,7 +98,7 @@ views! {
         name: "lanrage0".into(), mtu: 1360, state: TunState::NoPermission,
         problem: Some("CAP_NET_ADMIN is missing".into()), counters: TunCounters::default(),
     };
-    GetNat: |_fake| NatView { listen_port: 41641, contact: Contact::default(), counters: NatCounters::default() };
+    GetNat: |_fake| NatView { listen_port: 41641, contact: Contact::default(), report: NatReport::default(), counters: NatCounters::default() };
     GetDiscovery: |_fake| DiscoveryView {
         bootstrap: vec![BootstrapView { addr: "/ip4/192.0.2.1".into(), reached: false, last_error: Some("no route".into()) }],
         reachability: "unknown", ..DiscoveryView::default()

@@ -157,6 +157,9 @@ pub(super) struct RelayArgs {
     /// Address under which it is reached from the internet; may be repeated [default: found out]
     #[arg(long, env = "LANRAGE_PUBLIC_IP", value_name = "IP", value_delimiter = ',')]
     public_ip: Vec<IpAddr>,
+    /// Another TCP port to be reached at, like 443 for players whose network lets nothing else out; may be repeated
+    #[arg(long, env = "LANRAGE_TCP_PORT", value_name = "PORT", value_delimiter = ',')]
+    tcp_port: Vec<u16>,
     /// Protocol name of the DHT; the same for everybody in a party [default: /ipfs/kad/1.0.0]
     #[arg(long, env = "LANRAGE_DHT_PROTOCOL", value_name = "NAME")]
     dht_protocol: Option<DhtProtocol>,
@@ -177,6 +180,7 @@ pub(super) struct RelayArgs {
 impl RelayArgs {
     pub(super) fn into_flags(self) -> RelayFlags {
         RelayFlags {
+            tcp_ports: self.tcp_port,
             data_dir: self.data_dir,
             p2p_port: self.p2p_port,
             listen_port: self.listen_port,

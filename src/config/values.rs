@@ -4,12 +4,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use lanrage_actors::nat::messages::Serve;
 use lanrage_actors::wire::Ipv4Range;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 const MAX_NAME: usize = 32;
 const MAX_MULTIADDR: usize = 512;
 const MAX_PROTOCOL: usize = 128;
+/// RFC 1035, section 2.3.4.
+const MAX_HOST: usize = 253;
 /// IFNAMSIZ without its terminating zero.
 const MAX_DEVICE_NAME: usize = 15;
 /// RFC 791: every host takes 576 bytes.
@@ -87,6 +90,53 @@ text_value!(
     Ipv4Range,
     range
 );
+
+text_value!(
+    /// A host name or address with a port, for UDP.
+    HostPort,
+    String,
+    host_port
+);
+text_value!(
+    /// Whether this node relays for others.
+    Relaying,
+    String,
+    relaying
+);
+
+impl Relaying {
+    #[must_use]
+    pub fn serve(&self) -> Serve {
+        match self.0.as_str() {
+            "always" => Serve::Always,
+            "never" => Serve::Never,
+            _ => Serve::Auto,
+        }
+    }
+}
+
+fn host_port(text: &str) -> Result<String, String> {
+    let example = "write it like stun.example.org:3478, 203.0.113.5:3478 or [2001:db8::5]:3478";
+    let wrong = || format!("`{text}` is not a host with a port; {example}");
+    if text.parse::<SocketAddr>().is_ok_and(|addr| addr.port() != 0) {
+        return Ok(text.to_owned());
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let named = !host.is_empty()
+        && host.len() <= MAX_HOST
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    if !named || !port.parse::<u16>().is_ok_and(|port| port != 0) {
+        return Err(wrong());
+    }
+    Ok(text.to_owned())
+}
+
+fn relaying(text: &str) -> Result<String, String> {
+    match text {
+        "auto" | "always" | "never" => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is none of auto, always and never")),
+    }
+}
 
 fn api_addr(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text

@@ -1,13 +1,16 @@
 //! Which actor knows which.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use actix::prelude::*;
 use ed25519_dalek::SigningKey;
 use futures::channel::oneshot;
 use lanrage_actors::discovery::{self, BindDiscovery, DiscoveryActor, DiscoveryConfig};
-use lanrage_actors::nat::{BoundSockets, NatActor, Sockets};
+use lanrage_actors::nat::machine::NatSettings;
+use lanrage_actors::nat::messages::Serve;
+use lanrage_actors::nat::{BindNat, BoundSockets, NatActor, NatLinks, Sockets};
 use lanrage_actors::party::actor::{Bind as BindParty, PartyActor, Start as StartParty};
 use lanrage_actors::party::machine::PartyConfig;
 use lanrage_actors::peer::{self, BindPeers, OwnIdentity, PeerSupervisor};
@@ -16,7 +19,7 @@ use lanrage_actors::store::{Identity, Store, StoreActor};
 use lanrage_actors::tun::actor::{TunActor, TunConfig};
 use lanrage_actors::tun::linux::LinuxFactory;
 use lanrage_actors::tun::messages::SetAddress;
-use lanrage_actors::wire::{Ipv4Range, NodeId};
+use lanrage_actors::wire::{Ipv4Range, LocalSocket, NodeId};
 
 use crate::api;
 
@@ -30,6 +33,16 @@ pub(super) struct Data {
     pub(super) range: Ipv4Range,
     pub(super) tun: String,
     pub(super) mtu: u16,
+    pub(super) nat: NatData,
+}
+
+/// What the data socket is made of.
+pub(super) struct NatData {
+    pub(super) stun_servers: Vec<String>,
+    pub(super) serve: Serve,
+    pub(super) public_ips: Vec<IpAddr>,
+    /// A second socket, so that others can find out how their NATs filter.
+    pub(super) alternate: bool,
 }
 
 /// The running actors.
@@ -70,6 +83,27 @@ fn split_active(mut stored: Vec<StoredParty>) -> (Option<StoredParty>, Vec<Store
     (active, stored)
 }
 
+/// Starts the actor of the data socket.
+pub(super) async fn data_socket(
+    arbiter: &Arbiter,
+    sockets: BoundSockets,
+    device: String,
+    data: NatData,
+    wg_secret: [u8; 32],
+) -> Result<Addr<NatActor>, String> {
+    let seed = seed()?;
+    on(arbiter, move || async move {
+        let listen_port = sockets.port();
+        let refused = |error| format!("the data socket cannot be used: {error}");
+        let mut sockets = Sockets::new(sockets).map_err(refused)?;
+        let second = LocalSocket(1);
+        let alternate = if data.alternate { Some((second, sockets.open(second, 0).map_err(refused)?)) } else { None };
+        let settings = NatSettings { listen_port, device, serve: data.serve, alternate, public_ips: data.public_ips };
+        Ok(NatActor::new(sockets, settings, data.stun_servers, wg_secret, seed).start())
+    })
+    .await
+}
+
 impl Node {
     pub(super) async fn start(data: Data, identity: &Identity) -> Result<Self, String> {
         let signing = SigningKey::from_bytes(&identity.signing);
@@ -100,15 +134,7 @@ impl Node {
         let (active, stored) = split_active(data.stored);
         let party =
             PartyActor::start_in_arbiter(&control.handle(), move |_| PartyActor::new(party_config, active, stored));
-        let (sockets, device, wg_secret) = (data.sockets, data.tun, identity.wireguard);
-        let contact = party.clone().recipient();
-        let networks = vec![peers.clone().recipient(), discovery.clone().recipient()];
-        let nat = on(&data_path, move || async move {
-            let port = sockets.port();
-            let sockets = Sockets::new(sockets).map_err(|error| format!("the data socket cannot be used: {error}"))?;
-            Ok(NatActor::new(sockets, port, wg_secret, device, contact, networks).start())
-        })
-        .await?;
+        let nat = data_socket(&data_path, data.sockets, data.tun, data.nat, identity.wireguard).await?;
 
         let node = Self { id, party, tun, nat, peers, discovery, arbiters: [data_path, control, disk] };
         node.connect(store).await.map_err(|error| format!("the parts of LANrage could not be connected: {error}"))?;
@@ -124,6 +150,14 @@ impl Node {
                 deliver: self.tun.clone().recipient(),
                 add_route: self.tun.clone().recipient(),
                 remove_route: self.tun.clone().recipient(),
+            }))
+            .await?;
+        self.nat
+            .send(BindNat(NatLinks {
+                contact: vec![self.party.clone().recipient()],
+                networks: vec![self.peers.clone().recipient(), self.discovery.clone().recipient()],
+                relay: None,
+                serving: Vec::new(),
             }))
             .await?;
         let links = discovery::Links {

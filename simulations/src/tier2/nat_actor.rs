@@ -128,7 +128,7 @@ impl SimNat {
                     Verdict::Foreign => None,
                 }
             }
-            Class::Unknown => {
+            Class::Stun | Class::Relay | Class::Unknown => {
                 self.counters.dropped_unknown += 1;
                 return;
             }
