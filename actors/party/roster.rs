@@ -224,6 +224,11 @@ impl Roster {
         self.records.get(&node).map(Verified::get)
     }
 
+    /// Of everybody who was ever let in and is not forgotten.
+    pub fn records(&self) -> impl Iterator<Item = &MemberRecord> {
+        self.records.values().map(Verified::get)
+    }
+
     #[must_use]
     pub fn signed_record(&self, node: NodeId) -> Option<&Signed> {
         self.records.get(&node).map(Verified::signed)

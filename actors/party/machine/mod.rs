@@ -3,6 +3,7 @@
 
 mod commands;
 mod emit;
+mod farewell;
 mod gossip;
 mod join;
 mod link;
@@ -169,6 +170,8 @@ impl PartyMachine {
             self.digest_at = Some(now.mono + DIGEST_EVERY);
             self.reconcile(now);
             self.publish(now);
+        } else {
+            self.idle(now);
         }
     }
 
@@ -302,7 +305,7 @@ impl PartyMachine {
             virtual_ip: own.virtual_ip,
             state: match snapshot.membership {
                 Membership::Active => "active",
-                Membership::Left => "left",
+                Membership::Left | Membership::Leaving => "left",
                 Membership::Kicked => "kicked",
             },
         })

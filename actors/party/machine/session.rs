@@ -15,6 +15,7 @@ use super::super::record::{
 use super::super::roster::Roster;
 use super::super::signed::Verified;
 use super::super::snapshot::{Membership, Snapshot};
+use super::gossip::JOINED_AT_TOLERANCE;
 use crate::wire::{NodeId, WgPublicKey};
 
 /// What goes into this machine's record besides what the party decides.
@@ -64,6 +65,11 @@ impl Profile {
             extensions: Vec::new(),
         }
     }
+}
+
+/// A time far in the future, that somebody claims, must not keep everybody out who comes later.
+fn credible(joined_at: u64, unix: u64) -> bool {
+    joined_at <= unix.saturating_add(JOINED_AT_TOLERANCE / 2)
 }
 
 #[derive(Debug)]
@@ -160,7 +166,23 @@ impl Session {
             departures: record.departures,
             seq: record.seq,
         });
+        let unix = self.next_joined_at(unix);
         Welcome { info: self.roster.info().signed().clone(), unix, known, taken: self.roster.taken_ips() }
+    }
+
+    /// What a newcomer is told to take for `joined_at`: the time, but after everybody who is known, however slow this
+    /// machine's clock is. Else it would stand before them, be host in their place, and undo what they did as hosts.
+    fn next_joined_at(&self, unix: u64) -> u64 {
+        let newest = self.roster.records().map(|record| record.joined_at).filter(|at| credible(*at, unix)).max();
+        newest.map_or(unix, |newest| unix.max(newest.saturating_add(1)))
+    }
+
+    /// When the last of those joined who are or were host, the creator aside, who stands first in any case.
+    pub(super) fn hosts_since(&self, unix: u64) -> u64 {
+        let creator = self.roster.info().get().creator;
+        let hosts = self.roster.view().authorised.iter().filter(|node| **node != creator);
+        let since = hosts.filter_map(|node| self.roster.record(*node)).map(|record| record.joined_at);
+        since.filter(|at| credible(*at, unix)).max().unwrap_or(0)
     }
 
     /// Settles what the party decides about the own record, and brings it up to date. Returns it, signed and merged,

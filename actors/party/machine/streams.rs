@@ -20,6 +20,12 @@ pub(super) struct Key {
     secret: PartySecret,
 }
 
+impl Key {
+    pub(super) fn new(code: &PartyCode, secret: &PartySecret, current: bool) -> Self {
+        Self { code: code.clone(), current, secret: secret.clone() }
+    }
+}
+
 /// What a right proof makes of a node.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -191,7 +197,11 @@ impl PartyMachine {
     /// First words to a node that has just proved itself, or after this machine has entered the party.
     pub(super) fn greet(&mut self, now: Now, id: LinkId) {
         let Some(link) = self.links.get(&id) else { return };
-        let Phase::Member(session) = &self.phase else { return };
+        let session = match &self.phase {
+            Phase::Idle => return self.say_farewell(id),
+            Phase::Joining(_) => return,
+            Phase::Member(session) => session,
+        };
         if session.roster.view().is_member(link.node) {
             self.out.send(id, &Frame::Digest(session.roster.digest()));
         } else {
@@ -224,16 +234,13 @@ impl PartyMachine {
     /// Secrets that count in a proof, the current one first.
     pub(super) fn keys(&self) -> Vec<Key> {
         match &self.phase {
-            Phase::Idle => Vec::new(),
+            Phase::Idle => self.farewell_keys(),
             Phase::Joining(joining) => {
-                let key =
-                    |secret: &PartySecret| Key { code: joining.code.clone(), current: true, secret: secret.clone() };
-                joining.secret.iter().map(key).collect()
+                joining.secret.iter().map(|secret| Key::new(&joining.code, secret, true)).collect()
             }
-            Phase::Member(session) => session
-                .keys()
-                .map(|(current, code, secret)| Key { code: code.clone(), current, secret: secret.clone() })
-                .collect(),
+            Phase::Member(session) => {
+                session.keys().map(|(current, code, secret)| Key::new(code, secret, current)).collect()
+            }
         }
     }
 
