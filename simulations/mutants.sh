@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Breaks the shipped code on purpose, one place at a time in a copy of the tree, and runs what must notice. Before that, the
-# same runs must pass with the code as it is.
+# Breaks the shipped code on purpose in five places and runs what must notice. Before that, the same runs must pass with the
+# same program and nothing broken.
 #
 #   simulations/mutants.sh
 #
+# The breaks are put into a copy of the tree, each behind a switch (the variable LANRAGE_BROKEN), so that one build does for
+# all. The copy and the build are kept in simulations/target/mutants: only the first call builds the dependencies.
+#
 # Noticed means: the run ended with status 1 and the oracle said what the break leads to (the pattern beside each break).
 # Anything else is no notice and fails the script: a run that passes, one that takes too long, a panic of the harness, a
-# break that does not compile. The copy and its build are kept in simulations/target/mutants, so a second call is faster.
+# break that is not there to be made or does not compile.
 set -euo pipefail
 export LC_ALL=C
 
@@ -14,63 +17,64 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 work=$root/simulations/target/mutants
 tree=$work/tree
 patience=240 # seconds for one run
+rm -rf "$work/broken" "$work/corpus"
 mkdir -p "$tree" "$work/corpus"
 
-# Makes the copy equal to the tree. What is equal already is not touched, and what is copied gets a new time, so that cargo
-# builds what differs and nothing else.
+# Makes the copy equal to the tree, but for what is in $work/broken. What is equal already is not touched, and what is copied
+# gets a new time: cargo builds what differs, and nothing else.
 sync_tree() {
-    local file
+    local file from
     (cd "$root" && find . \( -name target -o -name .git \) -prune -o -type f -print0) >"$work/files"
     while IFS= read -r -d '' file; do
-        cmp -s "$root/$file" "$tree/$file" || install -D "$root/$file" "$tree/$file"
+        from=$root/$file
+        [[ ! -e $work/broken/$file ]] || from=$work/broken/$file
+        cmp -s "$from" "$tree/$file" || install -D "$from" "$tree/$file"
     done <"$work/files"
     while IFS= read -r -d '' file; do
         [[ -e $root/$file ]] || rm "$tree/$file"
     done < <(cd "$tree" && find . -type f -print0)
 }
 
-build() {
-    (cd "$tree/simulations" && CARGO_TARGET_DIR=$work/build cargo build --locked --quiet --bin simulate)
-}
-
-# Runs `simulate …` in the copy; what it said is in $work/said.
+# Runs `simulate …` with one break switched on, or none; what it said is in $work/said.
 simulate() {
     local outcome=0 words
-    read -ra words <<<"$1"
+    read -ra words <<<"$2"
     [[ ${words[0]} != explore ]] || words+=(--corpus "$work/corpus")
-    (cd "$tree/simulations" && timeout --kill-after=10 "$patience" "$work/build/debug/simulate" "${words[@]}") \
-        </dev/null >"$work/said" 2>&1 || outcome=$?
+    (cd "$tree/simulations" && LANRAGE_BROKEN=$1 timeout --kill-after=10 "$patience" \
+        "$work/build/debug/simulate" "${words[@]}") </dev/null >"$work/said" 2>&1 || outcome=$?
     return "$outcome"
 }
 
-# Every break: name, file, what is there, what takes its place, what notices, what the oracle says then (a pattern).
-names=() files=() befores=() afters=() runs=() signs=()
+# Every break: switch, name, file, what is there, what takes its place, what notices, what the oracle says then (a pattern).
+switches=() names=() files=() befores=() afters=() runs=() signs=()
 mutant() {
-    names+=("$1") files+=("$2") befores+=("$3") afters+=("$4") runs+=("$5") signs+=("$6")
+    switches+=("$1") names+=("$2") files+=("$3") befores+=("$4") afters+=("$5") runs+=("$6") signs+=("$7")
 }
 
-mutant "roster merge: a record that is held is never replaced by a newer one" actors/party/roster.rs \
-    '&& rank(&record, signed) <= rank(held.get(), held.signed())' '&& held.get().seq > 0' \
-    "explore machines --seeds 1..8" 'different rosters among|sees the members'
-mutant "IP collision: neither of two members with one address gives it up" actors/party/view.rs \
-    'self.without_ip.insert(loser);' 'let _ = loser;' \
-    "explore machines --seeds 1..8" 'both have 10\.66\.'
-mutant "a timer: the digest exchange is not armed again" actors/party/machine/mod.rs \
+mutant merge "roster merge: a record that is held is never replaced by a newer one" actors/party/roster.rs \
+    '&& rank(&record, signed) <= rank(held.get(), held.signed())' \
+    '&& (crate::broken("merge") || rank(&record, signed) <= rank(held.get(), held.signed()))' \
+    "explore machines --seeds 1..12" 'different rosters among|sees the members'
+mutant address "IP collision: neither of two members with one address gives it up" actors/party/view.rs \
+    'self.without_ip.insert(loser);' 'if !crate::broken("address") { self.without_ip.insert(loser); }' \
+    "explore machines --seeds 1..12" 'both have 10\.66\.'
+mutant timer "a timer: the digest exchange is not armed again" actors/party/machine/mod.rs \
     'if due(self.digest_at) {
             self.digest_at = Some(now.mono + DIGEST_EVERY);' \
     'if due(self.digest_at) {
-            self.digest_at = None;' \
-    "explore machines-rough --seeds 1..8" 'different rosters among'
-mutant "proof: any proof is taken" actors/party/proof.rs \
-    'macs.iter().fold(false,' 'macs.iter().fold(true,' \
-    "explore machines --seeds 1..8" 'told a stranger'
-mutant "send queue: packets that wait have no bound" actors/peer/stage.rs \
-    'let full = self.packets.len() >= MAX_PACKETS;' 'let full = self.packets.len() >= 1 << 20;' \
+            self.digest_at = (!crate::broken("timer")).then(|| now.mono + DIGEST_EVERY);' \
+    "explore machines-rough --seeds 1..12" 'different rosters among'
+mutant proof "proof: any proof is taken" actors/party/proof.rs \
+    'macs.iter().fold(false,' 'macs.iter().fold(crate::broken("proof"),' \
+    "explore machines --seeds 1..12" 'told a stranger'
+mutant queue "send queue: packets that wait have no bound" actors/peer/stage.rs \
+    'let full = self.packets.len() >= MAX_PACKETS;' \
+    'let full = self.packets.len() >= if crate::broken("queue") { 1 << 20 } else { MAX_PACKETS };' \
     "run send-queue" 'nothing was counted as .dropped: staged packets pushed out'
 
-# The line that is replaced must be there, once, or the break would test nothing.
+# What is replaced must be there, once, or the break would test nothing.
 break_it() {
-    python3 - "$tree/$1" "$2" "$3" <<'PY'
+    python3 - "$1" "$2" "$3" <<'PY'
 import sys
 path, old, new = sys.argv[1:]
 with open(path) as file:
@@ -86,14 +90,30 @@ say() {
     printf '%-10s %4d s  %s\n' "$1" "$SECONDS" "$2"
 }
 
+# The broken files are made aside, and put into the copy with the rest.
+for at in "${!names[@]}"; do
+    install -D "$root/${files[at]}" "$work/broken/${files[at]}"
+    break_it "$work/broken/${files[at]}" "${befores[at]}" "${afters[at]}"
+done
+install -D "$root/actors/lib.rs" "$work/broken/actors/lib.rs"
+cat >>"$work/broken/actors/lib.rs" <<'RS'
+pub(crate) fn broken(what: &str) -> bool {
+    static ON: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    ON.get_or_init(|| std::env::var("LANRAGE_BROKEN").unwrap_or_default()) == what
+}
+RS
 sync_tree
-build
+(cd "$tree/simulations" && CARGO_TARGET_DIR=$work/build cargo build --locked --quiet --bin simulate)
+say BUILT "with all breaks, each switched off"
+
 failed=0
 while IFS= read -r run; do
-    if simulate "$run"; then
-        say PASSES "as it is: $run"
+    SECONDS=0 outcome=0
+    simulate "" "$run" || outcome=$?
+    if ((outcome == 0)); then
+        say PASSES "nothing broken: $run"
     else
-        say "NO CONTROL" "as it is, this does not pass (status $?): $run"
+        say "NO CONTROL" "nothing broken, and this does not pass (status $outcome): $run"
         tail -n 15 "$work/said"
         failed=1
     fi
@@ -101,16 +121,8 @@ done < <(printf '%s\n' "${runs[@]}" | sort -u)
 ((!failed)) || exit 1
 
 for at in "${!names[@]}"; do
-    SECONDS=0
-    sync_tree
-    break_it "${files[at]}" "${befores[at]}" "${afters[at]}"
-    if ! build; then
-        say "NO BUILD" "${names[at]}"
-        failed=1
-        continue
-    fi
-    outcome=0
-    simulate "${runs[at]}" || outcome=$?
+    SECONDS=0 outcome=0
+    simulate "${switches[at]}" "${runs[at]}" || outcome=$?
     case $outcome in
         0) say UNNOTICED "${names[at]}" ;;
         1)
@@ -130,5 +142,4 @@ for at in "${!names[@]}"; do
     esac
     failed=1
 done
-sync_tree
 exit "$failed"
