@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Breaks the shipped code on purpose in five places and runs what must notice. Before that, the same runs must pass with the
+# Breaks the shipped code on purpose in seven places and runs what must notice. Before that, the same runs must pass with the
 # same program and nothing broken.
 #
 #   simulations/mutants.sh
@@ -71,6 +71,14 @@ mutant queue "send queue: packets that wait have no bound" actors/peer/stage.rs 
     'let full = self.packets.len() >= MAX_PACKETS;' \
     'let full = self.packets.len() >= if crate::broken("queue") { 1 << 20 } else { MAX_PACKETS };' \
     "run send-queue" 'nothing was counted as .dropped: staged packets pushed out'
+
+mutant standing "standing: a newcomer takes the clock of whoever lets it in, however slow" actors/party/machine/session.rs \
+    'newest.map_or(unix, |newest| unix.max(newest.saturating_add(1)))' \
+    'newest.filter(|_| !crate::broken("standing")).map_or(unix, |newest| unix.max(newest.saturating_add(1)))' \
+    "explore machines-rough --seeds 1..60" 'sees the host|and was told|sees the members'
+mutant farewell "leaving: it is said once, and nobody is looked for to hear it" actors/party/machine/commands.rs \
+    'let told = record.is_none()' 'let told = crate::broken("farewell") || record.is_none()' \
+    "explore machines --seeds 1..12" 'sees the members'
 
 # What is replaced must be there, once, or the break would test nothing.
 break_it() {
