@@ -244,6 +244,12 @@ impl Roster {
         self.view.codes.iter().filter_map(|key| self.rekeys.get(key)).map(Verified::get)
     }
 
+    /// Whether a node that only knows an older code may be told the current one.
+    #[must_use]
+    pub fn may_stay(&self, node: NodeId) -> bool {
+        self.codes().next().is_some_and(|rekey| rekey.stay.contains(&node))
+    }
+
     /// The kick that put this node out, when there is one that counts.
     #[must_use]
     pub fn kick_of(&self, node: NodeId) -> Option<&Signed> {

@@ -2,8 +2,7 @@
 //! member is met: else, after a leave with the cable out, the others would count this machine as a member for ever, and as
 //! their host if it was that.
 
-use super::super::frame::{Frame, Item, Welcome};
-use super::super::keys::PartySecret;
+use super::super::frame::{Frame, Welcome};
 use super::super::record::PartyInfo;
 use super::super::signed::Verified;
 use super::super::snapshot::{Membership, Snapshot};
@@ -17,7 +16,7 @@ const LOOKED_FOR_SECS: u64 = 7 * 24 * 60 * 60;
 impl PartyMachine {
     /// A party that does not know yet that this machine has left it. One after the other, and only while this machine is in
     /// no party: a node has one set of rendezvous keys.
-    fn unheard(&self) -> Option<&Snapshot> {
+    pub(super) fn unheard(&self) -> Option<&Snapshot> {
         let leaving = |other: &&Snapshot| other.membership == Membership::Leaving;
         self.others.iter().find(leaving).filter(|_| matches!(self.phase, Phase::Idle))
     }
@@ -29,8 +28,10 @@ impl PartyMachine {
     }
 
     pub(super) fn farewell_keys(&self) -> Vec<Key> {
-        let key = |(code, secret): &(_, PartySecret)| Key::new(code, secret, true);
-        self.unheard().map_or_else(Vec::new, |party| party.secrets.iter().map(key).collect())
+        let Some(party) = self.unheard() else { return Vec::new() };
+        let codes = party.roster.codes().enumerate();
+        let secret = |code| party.secrets.iter().find(|(known, _)| known == code).map(|(_, secret)| secret);
+        codes.filter_map(|(at, rekey)| Some(Key::new(&rekey.code, secret(&rekey.code)?, at == 0))).collect()
     }
 
     pub(super) fn farewell_seek(&self, now: Now) -> Seek {
@@ -42,12 +43,11 @@ impl PartyMachine {
         Seek { keys, nodes, eager: false }
     }
 
-    /// Says to a member that this machine has left, and asks what it holds of this machine: the answer shows whether it
-    /// has heard.
+    /// Says to a member that this machine has left, with all that nobody else may have heard, as that others have left; and
+    /// asks what it holds of this machine: the answer shows whether it has heard.
     pub(super) fn say_farewell(&mut self, id: LinkId) {
-        let me = self.profile.node;
-        let Some(record) = self.unheard().and_then(|party| party.roster.signed_record(me)).cloned() else { return };
-        self.out.send_items(&[id], vec![Item::Record(record)]);
+        let Some(items) = self.unheard().map(|party| party.roster.all_items()) else { return };
+        self.out.send_items(&[id], items);
         self.out.send(id, &Frame::Seeking);
     }
 

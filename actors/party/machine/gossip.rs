@@ -9,7 +9,7 @@ use super::super::record::{MemberRecord, MemberState};
 use super::super::signed::Signed;
 use super::super::snapshot::Membership;
 use super::outbox::Event;
-use super::{Now, Output, PUBLISH_DELAY, PartyMachine, Phase, SAVE_DELAY};
+use super::{DIGEST_EVERY, Now, Output, PUBLISH_DELAY, PartyMachine, Phase, SAVE_DELAY};
 use crate::discovery::messages::LinkId;
 
 /// In larger parties news are passed on to this many members only; each passes them on in turn.
@@ -227,7 +227,9 @@ impl PartyMachine {
             self.publish(now);
         }
         let Phase::Member(session) = &mut self.phase else { return };
-        if !session.roster.view().is_member(me) {
+        if session.roster.view().is_member(me) {
+            session.surplus_at = None;
+        } else if *session.surplus_at.get_or_insert(now.mono + DIGEST_EVERY) <= now.mono {
             let name = session.party_name().to_owned();
             self.out.event(Event::Surplus(name));
             self.depart(now);

@@ -83,6 +83,9 @@ pub(super) struct Session {
     pub(super) save_at: Option<Instant>,
     /// Another machine publishes as this node; not answered before then.
     pub(super) contested_until: Option<Instant>,
+    /// The party seems to have too many members and this machine to be the last: until then it waits for news that others
+    /// have left.
+    pub(super) surplus_at: Option<Instant>,
     /// As last told to the log.
     pub(super) seen: Vec<NodeId>,
     pub(super) generation: u32,
@@ -101,6 +104,7 @@ impl Session {
             publish_at: None,
             save_at: None,
             contested_until: None,
+            surplus_at: None,
             seen,
             generation,
         }
@@ -136,11 +140,6 @@ impl Session {
 
     pub(super) fn party_name(&self) -> &str {
         &self.roster.info().get().name
-    }
-
-    /// Whether a node that only knows an older code may be told the current one.
-    pub(super) fn may_stay(&self, node: NodeId) -> bool {
-        self.roster.codes().next().is_some_and(|rekey| rekey.stay.contains(&node))
     }
 
     /// A code that counts and whose secret is neither known nor being derived.

@@ -187,11 +187,12 @@ impl PartyMachine {
 
     /// Whether a node that knows a code (`current`: the newest that this machine knows of) is to be talked to.
     fn judge(&self, node: NodeId, current: bool) -> Option<Verdict> {
-        let Some(session) = self.session() else { return Some(Verdict::Trusted) };
-        if let Some(reason) = session.kicked_reason(node) {
-            return Some(Verdict::Removed(reason));
+        let party = self.session().map(|session| &session.roster).or_else(|| self.unheard().map(|party| &party.roster));
+        let Some(roster) = party else { return Some(Verdict::Trusted) };
+        if let Some(kick) = roster.kick_of(node) {
+            return Some(Verdict::Removed(Reason::Kicked { kick: kick.clone() }));
         }
-        (current || session.may_stay(node)).then_some(Verdict::Trusted)
+        (current || roster.may_stay(node)).then_some(Verdict::Trusted)
     }
 
     /// First words to a node that has just proved itself, or after this machine has entered the party.

@@ -63,6 +63,40 @@ fn a_farewell_that_got_lost_is_said_again() {
 }
 
 #[test]
+fn who_left_last_takes_along_who_left_before() {
+    let (mut net, _) = party_of(66, &["Ann", "Bob", "Cid"]);
+    net.partition(&[0, 1, 1]);
+    net.settle();
+    net.leave(1);
+    assert!(net.nodes[1].seek.nodes.is_empty(), "Cid has heard it");
+    net.leave(2);
+    net.crash(1);
+    net.partition(&[0; 3]);
+    net.run(Duration::from_secs(5));
+    net.assert_together(&[0]);
+}
+
+#[test]
+fn a_leaver_tells_nobody_who_only_has_an_old_code() {
+    let (mut net, view) = party_of(67, &["Ann", "Bob", "Cid"]);
+    net.kick(0, "Cid").unwrap();
+    net.crash(0);
+    net.settle();
+    net.leave(1);
+    let eve = net.add("Eve", MAX_MEMBERS);
+    net.ask_join(eve, &view.code);
+    net.settle();
+    net.open(eve, 1);
+    net.run(Duration::from_secs(31));
+    assert!(matches!(net.answer(eve), Err(crate::party::messages::PartyError::NoSuchParty(_))));
+    assert!(!net.nodes[eve].received.is_empty(), "they met");
+    for frame in &net.nodes[eve].received {
+        let frame = Frame::decode(frame).unwrap();
+        assert!(matches!(frame, Frame::Hello { .. } | Frame::Proof { .. } | Frame::Refusal), "{frame:?}");
+    }
+}
+
+#[test]
 fn nobody_is_looked_for_for_ever() {
     let (mut net, view) = party_of(62, &["Ann", "Bob"]);
     net.crash(0);
@@ -150,4 +184,41 @@ fn two_copies_of_one_data_folder_do_not_shout_at_each_other() {
     // Each at most twice in five seconds: once when the pause ends, and once at the next answer.
     assert!(published <= 2 * 2 * 60 / 5, "{published} records in a minute");
     assert_eq!(net.view(2).members.len(), 3);
+}
+
+fn in_two_halves(seed: u64) -> (Net, PartyView) {
+    let mut net = Net::with_limit(seed, &["Ann", "Bob", "Cid", "Dan"], 3);
+    let view = net.create(0);
+    net.join(1, &view.code).unwrap();
+    net.partition(&[0, 1, 1, 0]);
+    net.settle();
+    net.join(2, &view.code).unwrap();
+    net.join(3, &view.code).unwrap();
+    (net, view)
+}
+
+#[test]
+fn where_two_halves_let_in_too_many_the_last_one_goes() {
+    let (mut net, _) = in_two_halves(68);
+    net.partition(&[0; 4]);
+    net.run(Duration::from_secs(65));
+    net.assert_together(&[0, 1, 2]);
+    assert!(net.nodes[3].events.contains(&Event::Surplus("Friday".into())));
+    assert!(net.nodes[3].machine.view().is_none());
+}
+
+#[test]
+fn who_seems_to_be_too_many_waits_until_it_has_heard_all() {
+    let (mut net, _) = in_two_halves(69);
+    net.leave(1);
+    // Dan hears of Cid, and not yet that Bob has left.
+    let cid = net.nodes[2].machine.node();
+    let record = net.nodes[2].machine.session().unwrap().roster.signed_record(cid).unwrap().clone();
+    let link = net.link_between(3, 0);
+    net.inject(3, link, Frame::Items(vec![crate::party::frame::Item::Record(record)]).encode().unwrap());
+    net.settle();
+    net.partition(&[0; 4]);
+    net.run(Duration::from_secs(65));
+    net.assert_together(&[0, 2, 3]);
+    assert!(!net.nodes[3].events.contains(&Event::Surplus("Friday".into())));
 }
