@@ -224,6 +224,11 @@ impl Roster {
         self.records.get(&node).map(Verified::get)
     }
 
+    /// Of everybody who was ever let in and is not forgotten.
+    pub fn records(&self) -> impl Iterator<Item = &MemberRecord> {
+        self.records.values().map(Verified::get)
+    }
+
     #[must_use]
     pub fn signed_record(&self, node: NodeId) -> Option<&Signed> {
         self.records.get(&node).map(Verified::signed)
@@ -237,6 +242,12 @@ impl Roster {
     /// Code rolls that count, the current one first.
     pub fn codes(&self) -> impl Iterator<Item = &Rekey> {
         self.view.codes.iter().filter_map(|key| self.rekeys.get(key)).map(Verified::get)
+    }
+
+    /// Whether a node that only knows an older code may be told the current one.
+    #[must_use]
+    pub fn may_stay(&self, node: NodeId) -> bool {
+        self.codes().next().is_some_and(|rekey| rekey.stay.contains(&node))
     }
 
     /// The kick that put this node out, when there is one that counts.

@@ -20,6 +20,8 @@ pub enum Membership {
     Active,
     Left,
     Kicked,
+    /// Left, and nobody in the party has shown yet that it knows.
+    Leaving,
 }
 
 /// A party that this machine is or was in.

@@ -46,6 +46,8 @@ impl PartyMachine {
         let parsed = self.free_for_party().and_then(|()| parse_invite(code_or_link));
         match parsed {
             Ok(Invite { code, vias }) => {
+                // Streams that were proved for another party.
+                self.close_all();
                 self.out.push(Output::Derive(code.clone()));
                 let known = self.others.iter().any(|other| other.secrets.iter().any(|(held, _)| *held == code));
                 let joining = Joining::new(now, request, code, vias, timeout, known);
@@ -234,20 +236,23 @@ impl PartyMachine {
         let Phase::Member(session) = &mut self.phase else { return };
         let record = session.leave(&self.identity, now.unix);
         let name = session.party_name().to_owned();
-        self.save(Membership::Left);
-        let links = self.proved_links(None);
-        self.out.send_items(&links, record.into_iter().collect());
+        let told = record.is_none() || session.roster.members().next().is_none();
+        let membership = if told { Membership::Left } else { Membership::Leaving };
+        self.save(membership);
         self.out.event(Event::Left(name));
-        self.drop_party(now, Membership::Left);
+        self.drop_party(now, membership);
     }
 
     /// Puts the party on the shelf.
     pub(super) fn drop_party(&mut self, now: Now, membership: Membership) {
         let Phase::Member(session) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
         self.remember(session.snapshot(membership));
-        self.digest_at = None;
-        self.close_all();
-        self.emit(now);
+        if membership == Membership::Leaving {
+            self.farewell_to_all();
+        } else {
+            self.close_all();
+        }
+        self.idle(now);
         if let Some(Command::Create { request, .. } | Command::Kick { request, .. }) = self.command.take() {
             self.out.reply(request, Err(PartyError::NotInParty));
         }

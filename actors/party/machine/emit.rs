@@ -72,7 +72,7 @@ impl PartyMachine {
 
     fn seek(&self, now: Now) -> Seek {
         match &self.phase {
-            Phase::Idle => Seek::default(),
+            Phase::Idle => self.farewell_seek(now),
             Phase::Joining(joining) => match &joining.secret {
                 None => Seek::default(),
                 Some(secret) => {

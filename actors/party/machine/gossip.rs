@@ -9,16 +9,16 @@ use super::super::record::{MemberRecord, MemberState};
 use super::super::signed::Signed;
 use super::super::snapshot::Membership;
 use super::outbox::Event;
-use super::{Now, Output, PUBLISH_DELAY, PartyMachine, Phase, SAVE_DELAY};
+use super::{DIGEST_EVERY, Now, Output, PUBLISH_DELAY, PartyMachine, Phase, SAVE_DELAY};
 use crate::discovery::messages::LinkId;
 
 /// In larger parties news are passed on to this many members only; each passes them on in turn.
 const FAN_OUT: usize = 8;
 const FAN_OUT_TO_ALL: usize = 16;
-/// A newcomer's `joined_at` may differ this much from the clock of the member that lets it in, seconds. It was told the
-/// clock of a member, and players' clocks are off.
 /// Between two answers to a record of this node that this node did not make.
 const CONTESTED_PAUSE: Duration = Duration::from_secs(5);
+/// A newcomer's `joined_at` may differ this much from the clock of the member that lets it in, seconds. It was told the
+/// clock of a member, and players' clocks are off.
 pub(super) const JOINED_AT_TOLERANCE: u64 = 24 * 60 * 60;
 
 impl PartyMachine {
@@ -50,7 +50,9 @@ impl PartyMachine {
                 return;
             }
             let known = session.roster.record(node).is_some();
-            if !known && record.joined_at.abs_diff(now.unix) > JOINED_AT_TOLERANCE {
+            let absurd = record.joined_at.abs_diff(now.unix) > JOINED_AT_TOLERANCE;
+            // Before a host of past or present, it would have been host itself, and their kicks without force.
+            if !known && (absurd || record.joined_at <= session.hosts_since(now.unix)) {
                 self.out.counters.refused_items += 1;
                 return;
             }
@@ -128,7 +130,10 @@ impl PartyMachine {
         let links = self.proved_links(None);
         let some = if links.len() > FAN_OUT_TO_ALL { FAN_OUT } else { links.len() };
         let links = links.into_iter().choose_multiple(&mut self.rng, some);
-        let Phase::Member(session) = &mut self.phase else { return };
+        let Phase::Member(session) = &mut self.phase else {
+            self.farewell_timeout(now);
+            return;
+        };
         session.roster.refresh(now.unix);
         let digest = session.roster.digest();
         for id in links {
@@ -222,7 +227,9 @@ impl PartyMachine {
             self.publish(now);
         }
         let Phase::Member(session) = &mut self.phase else { return };
-        if !session.roster.view().is_member(me) {
+        if session.roster.view().is_member(me) {
+            session.surplus_at = None;
+        } else if *session.surplus_at.get_or_insert(now.mono + DIGEST_EVERY) <= now.mono {
             let name = session.party_name().to_owned();
             self.out.event(Event::Surplus(name));
             self.depart(now);

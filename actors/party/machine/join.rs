@@ -92,7 +92,7 @@ impl PartyMachine {
             return;
         }
         match &self.phase {
-            Phase::Idle => self.close(now, id),
+            Phase::Idle => self.farewell_answered(now, id, &info, welcome),
             Phase::Member(session) => {
                 if session.roster.id() == PartyInfo::id(&info) {
                     // It does not know this member yet.
@@ -187,7 +187,7 @@ impl PartyMachine {
 
     pub(super) fn on_refused(&mut self, now: Now, id: LinkId, reason: Reason) {
         match &self.phase {
-            Phase::Idle => {}
+            Phase::Idle => self.farewell_done(now),
             Phase::Member(_) => {
                 if let Reason::Kicked { kick } = reason {
                     self.apply_items(now, vec![Item::Kick(kick)], Some(id));
@@ -213,7 +213,7 @@ impl PartyMachine {
     pub(super) fn give_up_joining(&mut self, now: Now, error: PartyError) {
         let Phase::Joining(joining) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
         self.close_all();
-        self.emit_seek(now);
+        self.idle(now);
         self.out.reply(joining.request, Err(error));
     }
 

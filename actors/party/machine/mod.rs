@@ -3,6 +3,7 @@
 
 mod commands;
 mod emit;
+mod farewell;
 mod gossip;
 mod join;
 mod link;
@@ -168,6 +169,8 @@ impl PartyMachine {
             self.digest_at = Some(now.mono + DIGEST_EVERY);
             self.reconcile(now);
             self.publish(now);
+        } else {
+            self.idle(now);
         }
     }
 
@@ -301,7 +304,7 @@ impl PartyMachine {
             virtual_ip: own.virtual_ip,
             state: match snapshot.membership {
                 Membership::Active => "active",
-                Membership::Left => "left",
+                Membership::Left | Membership::Leaving => "left",
                 Membership::Kicked => "kicked",
             },
         })

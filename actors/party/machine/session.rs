@@ -14,6 +14,7 @@ use super::super::record::{
 use super::super::roster::Roster;
 use super::super::signed::Verified;
 use super::super::snapshot::{Membership, Snapshot};
+use super::gossip::JOINED_AT_TOLERANCE;
 use crate::wire::{Contact, NodeId, WgPublicKey};
 
 /// What goes into this machine's record besides what the party decides.
@@ -61,6 +62,11 @@ impl Profile {
     }
 }
 
+/// A time far in the future, that somebody claims, must not keep everybody out who comes later.
+fn credible(joined_at: u64, unix: u64) -> bool {
+    joined_at <= unix.saturating_add(JOINED_AT_TOLERANCE / 2)
+}
+
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) roster: Roster,
@@ -72,6 +78,9 @@ pub(super) struct Session {
     pub(super) save_at: Option<Instant>,
     /// Another machine publishes as this node; not answered before then.
     pub(super) contested_until: Option<Instant>,
+    /// The party seems to have too many members and this machine to be the last: until then it waits for news that others
+    /// have left.
+    pub(super) surplus_at: Option<Instant>,
     /// As last told to the log.
     pub(super) seen: Vec<NodeId>,
     pub(super) generation: u32,
@@ -90,6 +99,7 @@ impl Session {
             publish_at: None,
             save_at: None,
             contested_until: None,
+            surplus_at: None,
             seen,
             generation,
         }
@@ -127,11 +137,6 @@ impl Session {
         &self.roster.info().get().name
     }
 
-    /// Whether a node that only knows an older code may be told the current one.
-    pub(super) fn may_stay(&self, node: NodeId) -> bool {
-        self.roster.codes().next().is_some_and(|rekey| rekey.stay.contains(&node))
-    }
-
     /// A code that counts and whose secret is neither known nor being derived.
     pub(super) fn code_to_derive(&self) -> Option<PartyCode> {
         let unknown = |code: &&PartyCode| self.secret(code).is_none() && !self.deriving.contains(code);
@@ -155,7 +160,23 @@ impl Session {
             departures: record.departures,
             seq: record.seq,
         });
+        let unix = self.next_joined_at(unix);
         Welcome { info: self.roster.info().signed().clone(), unix, known, taken: self.roster.taken_ips() }
+    }
+
+    /// What a newcomer is told to take for `joined_at`: the time, but after everybody who is known, however slow this
+    /// machine's clock is. Else it would stand before them, be host in their place, and undo what they did as hosts.
+    fn next_joined_at(&self, unix: u64) -> u64 {
+        let newest = self.roster.records().map(|record| record.joined_at).filter(|at| credible(*at, unix)).max();
+        newest.map_or(unix, |newest| unix.max(newest.saturating_add(1)))
+    }
+
+    /// When the last of those joined who are or were host, the creator aside, who stands first in any case.
+    pub(super) fn hosts_since(&self, unix: u64) -> u64 {
+        let creator = self.roster.info().get().creator;
+        let hosts = self.roster.view().authorised.iter().filter(|node| **node != creator);
+        let since = hosts.filter_map(|node| self.roster.record(*node)).map(|record| record.joined_at);
+        since.filter(|at| credible(*at, unix)).max().unwrap_or(0)
     }
 
     /// Settles what the party decides about the own record, and brings it up to date. Returns it, signed and merged,

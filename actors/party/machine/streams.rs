@@ -20,6 +20,12 @@ pub(super) struct Key {
     secret: PartySecret,
 }
 
+impl Key {
+    pub(super) fn new(code: &PartyCode, secret: &PartySecret, current: bool) -> Self {
+        Self { code: code.clone(), current, secret: secret.clone() }
+    }
+}
+
 /// What a right proof makes of a node.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -181,17 +187,22 @@ impl PartyMachine {
 
     /// Whether a node that knows a code (`current`: the newest that this machine knows of) is to be talked to.
     fn judge(&self, node: NodeId, current: bool) -> Option<Verdict> {
-        let Some(session) = self.session() else { return Some(Verdict::Trusted) };
-        if let Some(reason) = session.kicked_reason(node) {
-            return Some(Verdict::Removed(reason));
+        let party = self.session().map(|session| &session.roster).or_else(|| self.unheard().map(|party| &party.roster));
+        let Some(roster) = party else { return Some(Verdict::Trusted) };
+        if let Some(kick) = roster.kick_of(node) {
+            return Some(Verdict::Removed(Reason::Kicked { kick: kick.clone() }));
         }
-        (current || session.may_stay(node)).then_some(Verdict::Trusted)
+        (current || roster.may_stay(node)).then_some(Verdict::Trusted)
     }
 
     /// First words to a node that has just proved itself, or after this machine has entered the party.
     pub(super) fn greet(&mut self, now: Now, id: LinkId) {
         let Some(link) = self.links.get(&id) else { return };
-        let Phase::Member(session) = &self.phase else { return };
+        let session = match &self.phase {
+            Phase::Idle => return self.say_farewell(id),
+            Phase::Joining(_) => return,
+            Phase::Member(session) => session,
+        };
         if session.roster.view().is_member(link.node) {
             self.out.send(id, &Frame::Digest(session.roster.digest()));
         } else {
@@ -224,16 +235,13 @@ impl PartyMachine {
     /// Secrets that count in a proof, the current one first.
     pub(super) fn keys(&self) -> Vec<Key> {
         match &self.phase {
-            Phase::Idle => Vec::new(),
+            Phase::Idle => self.farewell_keys(),
             Phase::Joining(joining) => {
-                let key =
-                    |secret: &PartySecret| Key { code: joining.code.clone(), current: true, secret: secret.clone() };
-                joining.secret.iter().map(key).collect()
+                joining.secret.iter().map(|secret| Key::new(&joining.code, secret, true)).collect()
             }
-            Phase::Member(session) => session
-                .keys()
-                .map(|(current, code, secret)| Key { code: code.clone(), current, secret: secret.clone() })
-                .collect(),
+            Phase::Member(session) => {
+                session.keys().map(|(current, code, secret)| Key::new(code, secret, current)).collect()
+            }
         }
     }
 

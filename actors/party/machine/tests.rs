@@ -1,4 +1,5 @@
 mod basics;
+mod farewell;
 mod hostile;
 mod net;
 mod roll;

@@ -29,6 +29,8 @@ struct Model {
     standing: Vec<usize>,
     members: BTreeSet<usize>,
     kicked: BTreeSet<usize>,
+    /// Somebody was let in where not everybody could hear of it and clocks are wrong: who stands before whom is not known.
+    doubtful: bool,
 }
 
 impl Model {
@@ -198,15 +200,12 @@ impl Game<'_> {
                 let members = self.members_up();
                 if members.len() > 2
                     && let Some(&node) = members.choose(&mut self.rng)
-                    && self.is_heard(node)
                 {
-                    let loss = std::mem::replace(&mut self.net.frame_loss, 0.0);
                     self.net.command(node, |machine, now, request| machine.leave(now, request));
                     if !matches!(self.net.nodes[node].replies.as_slice(), [Ok(None)]) {
                         self.net.failures.push(format!("{node} could not leave"));
                     }
                     self.model.members.remove(&node);
-                    self.net.frame_loss = loss;
                 }
             }
             Op::Kick => self.kick(),
@@ -243,13 +242,6 @@ impl Game<'_> {
             }
             Op::TwinsApart => self.twins_apart(),
         }
-    }
-
-    /// Somebody would hear it say that it leaves. A member that leaves unheard stays in the rosters of the others: the
-    /// shipped machine says it once, to those whom it is linked to.
-    fn is_heard(&self, node: usize) -> bool {
-        let view = self.net.nodes[node].machine.view();
-        view.is_some_and(|view| view.members.iter().any(|member| member.online && !member.me))
     }
 
     fn part(&mut self, groups: Vec<u8>) {
@@ -295,6 +287,7 @@ impl Game<'_> {
         }
         if matches!(reply, Some(Ok(_))) {
             self.model.enter(node);
+            self.model.doubtful |= self.settings.clock_jumps && !self.all_hear();
         }
     }
 
@@ -303,8 +296,14 @@ impl Game<'_> {
         if self.parted {
             return;
         }
-        let Some(host) = self.model.host().filter(|host| self.net.nodes[*host].up) else { return };
-        let victims: Vec<usize> = self.model.members.iter().copied().filter(|node| *node != host).collect();
+        let sees_itself = |node: &usize| self.net.nodes[*node].machine.view().is_some_and(|view| view.is_host);
+        let certain = self.all_hear() && !self.model.doubtful;
+        let host = if certain { self.model.host() } else { self.members_up().into_iter().find(sees_itself) };
+        let Some(host) = host.filter(|host| self.net.nodes[*host].up) else { return };
+        let view = self.net.nodes[host].machine.view();
+        let known: Vec<NodeId> = view.iter().flat_map(|view| &view.members).map(|member| member.node).collect();
+        let victims = self.model.members.iter().copied();
+        let victims: Vec<usize> = victims.filter(|it| *it != host && known.contains(&self.net.nodes[*it].id)).collect();
         let Some(&victim) = victims.choose(&mut self.rng) else { return };
         let id = self.net.nodes[victim].id.to_string();
         self.net.command(host, |machine, _, request| machine.kick(request, &id));
@@ -419,6 +418,7 @@ impl Game<'_> {
     /// Everybody against the model.
     fn compare(&mut self, range: Ipv4Range) {
         let mut failures = Vec::new();
+        self.settle_surplus(&mut failures);
         for node in self.up() {
             let view = self.net.nodes[node].machine.view();
             // One who was removed while he was away, or apart, learns of it when he meets somebody.
@@ -442,6 +442,26 @@ impl Game<'_> {
         self.net.failures.extend(failures);
     }
 
+    /// Where the halves of a party let in more than fit into the whole, the last go.
+    fn settle_surplus(&mut self, failures: &mut Vec<String>) {
+        for node in std::mem::take(&mut self.net.surplus) {
+            let before = self.model.standing.iter().copied().take_while(|it| *it != node);
+            let elders = before.filter(|it| self.model.members.contains(it)).count();
+            let too_many = self.model.members.len() > self.settings.limit;
+            if !too_many || (!self.model.doubtful && elders < self.settings.limit) {
+                let members = self.model.members.len();
+                failures.push(format!("{node} left as one too many of {members}, {elders} of longer standing"));
+            }
+            self.model.members.remove(&node);
+            *self.counts.entry("members too many".into()).or_default() += 1;
+        }
+    }
+
+    /// Everybody who was ever let in can hear of what the others do.
+    fn all_hear(&self) -> bool {
+        !self.parted && self.model.standing.iter().all(|it| self.net.nodes[*it].up)
+    }
+
     fn compare_group(&self, nodes: &[usize], range: Ipv4Range, failures: &mut Vec<String>) {
         let digests: BTreeSet<_> = nodes.iter().map(|node| self.net.nodes[*node].machine.digest()).collect();
         if digests.len() > 1 {
@@ -459,13 +479,13 @@ impl Game<'_> {
             let want: BTreeSet<Option<usize>> = self.model.members.iter().copied().map(Some).collect();
             // In parted halves each learns of the other's changes when they meet again.
             // What only those know who are down, the others cannot: a join or leave on the other side of a partition.
-            let all_up = self.model.standing.iter().all(|it| self.net.nodes[*it].up);
+            let all_hear = self.all_hear();
             let up_missing = nodes.iter().any(|it| !seen.contains(&Some(*it)));
-            if up_missing || (!self.parted && all_up && seen != want) {
+            if up_missing || (all_hear && seen != want) {
                 failures.push(format!("{node} sees the members {seen:?}, not {want:?}"));
             }
             let host = view.members.iter().find(|member| member.host).and_then(|it| self.net.by_id.get(&it.node));
-            if !self.parted && all_up && !self.settings.clock_jumps && host.copied() != self.model.host() {
+            if all_hear && !self.model.doubtful && host.copied() != self.model.host() {
                 failures.push(format!("{node} sees the host {host:?}, not {:?}", self.model.host()));
             }
             if let Some(other) = taken.insert(view.virtual_ip, node) {
@@ -498,7 +518,7 @@ impl Game<'_> {
             }
             for id in it.tunnels.keys() {
                 let member = self.net.by_id.get(id).is_some_and(|other| self.model.members.contains(other));
-                if !member && !self.parted && all_up {
+                if !member && all_hear {
                     failures.push(format!("{node} has a tunnel to somebody who is not a member"));
                 }
             }

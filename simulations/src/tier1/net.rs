@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
 use lanrage_actors::discovery::messages::{LinkId, Seek};
-use lanrage_actors::party::machine::{Now, Output, PartyConfig, PartyMachine, RequestId};
+use lanrage_actors::party::machine::{Event, Now, Output, PartyConfig, PartyMachine, RequestId};
 use lanrage_actors::party::messages::{PartyError, PartyView};
 use lanrage_actors::peer::OwnIdentity;
 use lanrage_actors::peer::machine::{Outputs, PeerMachine};
@@ -77,6 +77,8 @@ pub struct Net {
     /// What a stranger was sent.
     pub told_stranger: Vec<Vec<u8>>,
     pub failures: Vec<String>,
+    /// Who left because the party had too many members.
+    pub surplus: Vec<usize>,
     pub frames: u64,
     pub datagrams: u64,
 }
@@ -111,6 +113,7 @@ impl Net {
             datagram_loss: 0.0,
             told_stranger: Vec::new(),
             failures: Vec::new(),
+            surplus: Vec::new(),
             frames: 0,
             datagrams: 0,
         }
@@ -395,7 +398,12 @@ impl Net {
                 self.nodes[index].machine.handle_derived(now, &code, Some(secret));
             }
             Output::Reply(_, reply) => self.nodes[index].replies.push(reply),
-            Output::Event(event) => self.note(format_args!("{index}: {event:?}")),
+            Output::Event(event) => {
+                self.note(format_args!("{index}: {event:?}"));
+                if matches!(event, Event::Surplus(_)) {
+                    self.surplus.push(index);
+                }
+            }
         }
     }
 

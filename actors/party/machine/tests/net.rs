@@ -56,6 +56,8 @@ pub(super) struct Net {
     tried: BTreeMap<(usize, usize), Instant>,
     /// Nodes in different groups do not reach each other.
     pub(super) group: Vec<u8>,
+    /// Pairs that do not reach each other.
+    pub(super) apart: Vec<(usize, usize)>,
     rng: StdRng,
 }
 
@@ -73,6 +75,7 @@ impl Net {
             next_link: 0,
             tried: BTreeMap::new(),
             group: Vec::new(),
+            apart: Vec::new(),
             rng: StdRng::seed_from_u64(seed),
         };
         for name in names {
@@ -287,12 +290,23 @@ impl Net {
         }
     }
 
+    /// For these two only, and for good.
+    pub(super) fn keep_apart(&mut self, one: usize, other: usize) {
+        self.apart.push((one.min(other), one.max(other)));
+        let between = |((a, _), (b, _)): (&(usize, LinkId), &(usize, LinkId))| (*a, *b) == (one, other);
+        let ends: Vec<_> = self.links.iter().filter(|(a, b)| between((a, b))).map(|(end, _)| *end).collect();
+        for end in ends {
+            self.cut(end);
+        }
+    }
+
     /// Opens a stream between nodes where one looks for the other.
     fn discover(&mut self) {
         let mut pairs: Vec<(usize, usize)> = Vec::new();
         for a in 0..self.nodes.len() {
             for b in 0..self.nodes.len() {
-                let reachable = a != b && self.nodes[a].up && self.nodes[b].up && self.group[a] == self.group[b];
+                let apart = self.group[a] != self.group[b] || self.apart.contains(&(a.min(b), a.max(b)));
+                let reachable = a != b && self.nodes[a].up && self.nodes[b].up && !apart;
                 let linked = self.links.iter().any(|((from, _), (to, _))| (*from, *to) == (a, b));
                 let rested = self.tried.get(&(a, b)).is_none_or(|at| *at + BACK_OFF <= self.now.mono);
                 if reachable && !linked && rested && self.looks_for(a, b) {

@@ -135,3 +135,41 @@ fn a_forged_or_powerless_kick_does_nothing() {
     net.settle();
     net.assert_together(&[0, 1, 2]);
 }
+
+/// While a machine joins, it trusts whoever knows the code that it joins with: it cannot know better. Once it is in, it can.
+#[test]
+fn a_node_that_was_trusted_while_joining_is_not_told_the_new_code() {
+    use crate::party::frame::Frame;
+
+    let (mut net, view) = party_of(26, 4);
+    // Cid leaves where nobody hears it, so that the others carry him over to the next code.
+    net.partition(&[0, 0, 1, 0]);
+    net.settle();
+    net.leave(2);
+    net.kick(0, "Dan").unwrap();
+    net.crash(3);
+    let code = net.view(0).code;
+    assert_ne!(code, view.code);
+    // Eve has the old code from Dan, and meets Cid while both of them join with it.
+    let eve = net.add("Eve", MAX_MEMBERS);
+    net.group[eve] = 1;
+    net.ask_join(eve, &view.code);
+    net.ask_join(2, &view.code);
+    net.settle();
+    let (trusted, eve_node) = (net.link_between(2, eve), net.nodes[eve].machine.node());
+    assert!(net.nodes[2].machine.is_linked(eve_node));
+    // Now Cid meets the party, and is told the new code.
+    net.partition(&[0; 5]);
+    net.run(Duration::from_secs(2));
+    assert!(net.answer(2).is_ok());
+    net.assert_together(&[0, 1, 2]);
+    assert_eq!(net.view(2).code, code);
+    assert!(!net.is_open(2, trusted));
+    net.run(Duration::from_secs(31));
+    assert!(matches!(net.answer(eve), Err(PartyError::NoSuchParty(_))));
+    for frame in &net.nodes[eve].received {
+        let frame = Frame::decode(frame).unwrap();
+        assert!(matches!(frame, Frame::Hello { .. } | Frame::Proof { .. } | Frame::Refusal), "{frame:?}");
+    }
+    net.assert_together(&[0, 1, 2]);
+}
