@@ -158,6 +158,9 @@ pub fn tick(world: &mut World, node: usize) {
     let Some(period) = world.game.period() else { return };
     let run = world.ports[node].run;
     world.after(period, Event::GameTick(node, run));
+    if world.ports[node].asleep {
+        return;
+    }
     let (Some(own), Some(party)) = (world.ports[node].virtual_ip, world.game.party_of[node]) else { return };
     let members = &world.game.members[party];
     if members.len() < 2 {
@@ -172,8 +175,7 @@ pub fn tick(world: &mut World, node: usize) {
     // Also of one whose program has died: games do not know.
     let Some(to) = world.ports[target].last_ip else { return };
     let site = |node: usize| &world.net.sites[node];
-    let reaches =
-        site(target).up && site(node).group == site(target).group && site(node).kind.punches(site(target).kind);
+    let reaches = site(target).up && site(node).group == site(target).group && site(node).punches(site(target));
     let packet = build(own, to, node, target, world.game.settings.bytes);
     if world.game.counting && reaches {
         world.game.sent += 1;

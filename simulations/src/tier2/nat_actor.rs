@@ -1,7 +1,7 @@
 //! In NatActor's place: the shipped gatekeeper and routes on a simulated socket.
 #![allow(missing_debug_implementations)]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -15,13 +15,16 @@ use lanrage_actors::tun::messages::SetAddress;
 use lanrage_actors::wire::{Contact, DatagramBatch, Endpoint, Ipv4Range};
 
 use super::clock;
-use super::net::{DATA_PORT, INTERNET};
+use super::net::{DATA_PORT, Home, INTERNET};
 use super::world;
 
 /// NatActor's.
 const MAILBOX: usize = 256;
-/// Stands for any STUN server on the internet.
-const STUN_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(198, 19, 0, 1)), 3478);
+/// Stand for any STUN server on the internet.
+const STUN_SERVERS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 19, 0, 1)), 3478),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2600, 0xffff, 0, 0, 0, 0, 0, 1)), 3478),
+];
 /// How often the mapping is looked at: it keeps the mapping alive as well.
 const STUN_EVERY: Duration = Duration::from_secs(20);
 
@@ -79,17 +82,24 @@ impl SimNat {
     }
 
     fn announce(&mut self) {
-        let (own, prefix_len, observed) = world::with(|world| {
-            let own = world.net.address(self.node);
-            // A public address has no neighbours.
-            let prefix_len = if world.net.sites[self.node].realm == INTERNET { 32 } else { 24 };
-            let observed = self.stun.then(|| world.net.observed(clock::elapsed(), self.node, STUN_SERVER)).flatten();
-            (own, prefix_len, observed)
+        let (homes, observed) = world::with(|world| {
+            let observe = |server| world.net.observed(clock::elapsed(), self.node, server);
+            let observed: Vec<_> =
+                if self.stun { STUN_SERVERS.into_iter().filter_map(observe).collect() } else { vec![] };
+            (world.net.sites[self.node].homes.clone(), observed)
         });
-        let interface = InterfaceAddr { interface: "eth0".into(), ip: own.ip(), prefix_len };
-        let interfaces = vec![interface];
+        let interface = |home: Home| {
+            let neighbours = if home.realm == INTERNET { 0 } else { 8 };
+            let prefix_len = if home.ip.is_ipv4() { 32 - neighbours } else { 128 - neighbours };
+            InterfaceAddr { interface: "eth0".into(), ip: home.ip, prefix_len }
+        };
+        let interfaces: Vec<_> = homes.into_iter().map(interface).collect();
         let mut candidates = addrs::candidates(&interfaces, DATA_PORT, "lanrage0", self.party);
-        candidates.extend(observed.filter(|observed| *observed != own));
+        for seen in observed {
+            if !candidates.contains(&seen) {
+                candidates.push(seen);
+            }
+        }
         let news = Some((candidates.clone(), interfaces.clone()));
         if self.told == news {
             return;
