@@ -218,7 +218,10 @@ impl Handler<Register> for SimNat {
     fn handle(&mut self, Register { route, inbound }: Register, _: &mut Self::Context) {
         self.routes.insert(&route, &inbound);
         self.registered.retain(Recipient::connected);
-        self.registered.push(inbound);
+        // The supervisor registers again when the route of the device did not get through.
+        if !self.registered.contains(&inbound) {
+            self.registered.push(inbound);
+        }
     }
 }
 
