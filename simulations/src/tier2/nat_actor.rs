@@ -12,7 +12,7 @@ use lanrage_actors::nat::handshake::{Gatekeeper, MAX_COOKIE, Verdict};
 use lanrage_actors::nat::messages::{NatCounters, Networks, OwnContact, Register, Transmit, Unregister};
 use lanrage_actors::peer::messages::Inbound;
 use lanrage_actors::tun::messages::SetAddress;
-use lanrage_actors::wire::{Contact, DatagramBatch, Endpoint, Ipv4Range};
+use lanrage_actors::wire::{Candidate, CandidateKind, Contact, DatagramBatch, Endpoint, Ipv4Range};
 
 use super::clock;
 use super::net::{DATA_PORT, Home, INTERNET};
@@ -51,7 +51,7 @@ pub struct SimNat {
     party: Option<Ipv4Range>,
     /// Offer the address that a server on the internet sees, as a STUN client will.
     stun: bool,
-    told: Option<(Vec<SocketAddr>, Vec<InterfaceAddr>)>,
+    told: Option<(Contact, Vec<InterfaceAddr>)>,
     counters: NatCounters,
     /// Everybody who was ever registered: all must be gone when the node is.
     registered: Vec<Recipient<Inbound>>,
@@ -94,18 +94,16 @@ impl SimNat {
             InterfaceAddr { interface: "eth0".into(), ip: home.ip, prefix_len }
         };
         let interfaces: Vec<_> = homes.into_iter().map(interface).collect();
-        let mut candidates = addrs::candidates(&interfaces, DATA_PORT, "lanrage0", self.party);
-        for seen in observed {
-            if !candidates.contains(&seen) {
-                candidates.push(seen);
-            }
-        }
-        let news = Some((candidates.clone(), interfaces.clone()));
+        let mut contact = Contact::of_hosts(addrs::candidates(&interfaces, DATA_PORT, "lanrage0", self.party));
+        let seen = observed.into_iter().map(|addr| Candidate { kind: CandidateKind::ServerReflexive, addr });
+        contact.candidates.extend(seen);
+        let contact = contact.bounded();
+        let news = Some((contact.clone(), interfaces.clone()));
         if self.told == news {
             return;
         }
         let networks = addrs::local_networks(&interfaces, "lanrage0", self.party);
-        let mut told = self.contact.try_send(OwnContact(Contact::of_hosts(candidates))).is_ok();
+        let mut told = self.contact.try_send(OwnContact(contact)).is_ok();
         for listener in &self.networks {
             told &= listener.try_send(Networks(networks.clone())).is_ok();
         }

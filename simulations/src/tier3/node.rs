@@ -290,9 +290,9 @@ async fn drive(
                 SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => {
                     on_kad(&mut swarm, event, &queries, &hops, filled);
                 }
-                SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }))
-                    if !filled =>
-                {
+                SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                    peer_id, info, ..
+                })) if !filled => {
                     on_identify(&mut swarm, peer_id, &info);
                 }
                 _ => {}
