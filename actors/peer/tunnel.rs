@@ -28,8 +28,13 @@ const YIELD: Duration = Duration::from_millis(1000);
 const REKEY_AFTER: Duration = Duration::from_secs(120);
 /// A little later the side that does not lead renews the tunnel, if the other has not.
 const REKEY_SELF_AFTER: Duration = Duration::from_secs(130);
-/// Below boringtun's 90 s, after which it would give up and say so as an error.
+/// Without a session: below boringtun's 90 s, after which it would give up and say so as an error.
 const RENEW_TUNN_AFTER: Duration = Duration::from_secs(60);
+/// The same while an older session still counts: as long as boringtun would keep that.
+const UNANSWERED_FOR: Duration = Duration::from_secs(85);
+/// WireGuard's REJECT_AFTER_TIME. boringtun ends sessions itself, but after three times as long (a program that was
+/// stopped, a machine that slept) it gives up, and says so as an error.
+const REJECT_AFTER: Duration = Duration::from_secs(180);
 
 pub struct Tunnel {
     tunn: Tunn,
@@ -43,6 +48,8 @@ pub struct Tunnel {
     next_tick: Instant,
     born: Instant,
     established: Option<Instant>,
+    /// Since when initiations, boringtun's own among them, go out unanswered.
+    asking_since: Option<Instant>,
     /// A session that this side has answered to counts for sending only once the other has used it. If the message that
     /// does so is lost and no other follows, this side goes on with the session before, and has none when that ends.
     /// Receiver index of the session that waits to be used.
@@ -111,6 +118,7 @@ impl Tunnel {
             next_tick: now,
             born: now,
             established: None,
+            asking_since: None,
             unconfirmed: None,
             confirmed: None,
         }
@@ -158,6 +166,9 @@ impl Tunnel {
             TunnResult::Done => Decapsulated::Nothing,
             TunnResult::Err(_) => Decapsulated::Refused,
         };
+        if !data && matches!(result, Decapsulated::Reply(_)) {
+            self.asking_since = None;
+        }
         match result {
             Decapsulated::Reply(len) if datagram[0] == 1 && out[0] == 2 => {
                 // Sender index of the response.
@@ -198,10 +209,21 @@ impl Tunnel {
         let mut buf = [0; MAX_CONTROL];
         if now >= self.next_tick {
             self.next_tick = now + TICK;
+            let life = now.saturating_duration_since(self.established.unwrap_or(self.born));
+            let asked = self.asking_since.map(|since| now.saturating_duration_since(since));
+            if life >= REJECT_AFTER || asked.is_some_and(|asked| asked >= UNANSWERED_FOR) {
+                self.renew(now);
+            }
             match self.tunn.update_timers(&mut buf) {
-                TunnResult::WriteToNetwork(message) if reachable => send(message),
-                TunnResult::WriteToNetwork(_)
-                | TunnResult::Done
+                TunnResult::WriteToNetwork(message) => {
+                    if message.first() == Some(&1) {
+                        self.asking_since.get_or_insert(now);
+                    }
+                    if reachable {
+                        send(message);
+                    }
+                }
+                TunnResult::Done
                 | TunnResult::WriteToTunnelV4(..)
                 | TunnResult::WriteToTunnelV6(..) => {}
                 TunnResult::Err(_) => self.renew(now),
@@ -229,7 +251,7 @@ impl Tunnel {
                 let wait = RETRY_FIRST.saturating_mul(1 << self.tries.min(8)).min(RETRY_MAX);
                 self.tries = self.tries.saturating_add(1);
                 self.next_try = Some(now + wait);
-                if let TunnResult::WriteToNetwork(message) = self.tunn.format_handshake_initiation(&mut buf, true) {
+                if let Some(message) = self.ask(now, &mut buf) {
                     send(message);
                 }
             }
@@ -240,10 +262,18 @@ impl Tunnel {
         }
     }
 
+    /// A handshake initiation.
+    fn ask<'a>(&mut self, now: Instant, buf: &'a mut [u8]) -> Option<&'a [u8]> {
+        let TunnResult::WriteToNetwork(message) = self.tunn.format_handshake_initiation(buf, true) else { return None };
+        self.asking_since.get_or_insert(now);
+        Some(message)
+    }
+
     fn renew(&mut self, now: Instant) {
         self.tunn = self.make.tunn();
         self.born = now;
         self.established = None;
+        self.asking_since = None;
         self.unconfirmed = None;
         self.confirmed = None;
         self.missing_since = None;
@@ -346,6 +376,40 @@ mod tests {
             b.tick(now + REKEY_SELF_AFTER + TICK, true, false, |_| sent += 1);
             assert_eq!(sent, usize::from(keepalive_lost));
         }
+    }
+
+    #[test]
+    fn what_stays_unanswered_ends_before_boringtun_gives_up_with_an_error() {
+        for answered in [false, true] {
+            let (mut a, mut b, now) = pair(7);
+            exchange(&mut a, &mut b, now);
+            // TAI64N stamps of boringtun are whole milliseconds and more apart.
+            std::thread::sleep(Duration::from_millis(20));
+            // boringtun counts by the real clock, so the session is always new here.
+            let asked = now + REKEY_AFTER;
+            let mut buf = [0; MAX_CONTROL];
+            let init = a.ask(asked, &mut buf).unwrap();
+            if answered {
+                let mut out = [0; 2000];
+                let Decapsulated::Reply(len) = b.decapsulate(asked, init, &mut out) else { panic!() };
+                let response = out[..len].to_vec();
+                assert!(matches!(a.decapsulate(asked, &response, &mut out), Decapsulated::Reply(_)));
+            }
+            for second in 1..UNANSWERED_FOR.as_secs() {
+                a.tick(asked + Duration::from_secs(second), true, false, |_| ());
+                assert!(a.has_session(), "{second}");
+            }
+            a.tick(asked + UNANSWERED_FOR, true, false, |_| ());
+            assert_eq!(a.has_session(), answered);
+        }
+    }
+
+    #[test]
+    fn a_stopped_clock_ends_the_session_before_boringtun_sees_the_time() {
+        let (mut a, mut b, now) = pair(7);
+        exchange(&mut a, &mut b, now);
+        a.tick(now + REJECT_AFTER * 3, false, false, |_| ());
+        assert!(!a.has_session());
     }
 
     #[test]

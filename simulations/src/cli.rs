@@ -334,7 +334,9 @@ fn sweep(name: &str, sizes: &[u32], seed: Option<u64>, folder: Option<&Path>) ->
             shape: Shape::Lines(vec![Series { name: figure.clone(), points: points.collect() }]),
         });
     }
-    for (label, key) in [("wall time s", "wall_seconds"), ("peak memory MiB", "peak_mib")] {
+    for (label, key) in
+        [("wall time s", "wall_seconds"), ("processor time s", "cpu_seconds"), ("peak memory MiB", "peak_mib")]
+    {
         let values: Vec<_> = reports.iter().map(|(_, report)| report["cost"][key].as_f64()).collect();
         table.rows.push(row(label, &values));
     }

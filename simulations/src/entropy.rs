@@ -20,6 +20,11 @@ pub fn seed_this_thread(seed: u64) {
     SEEDED.with(|seeded| *seeded.borrow_mut() = Some(ChaCha12Rng::seed_from_u64(seed)));
 }
 
+/// Whether a simulation runs on this thread.
+pub fn is_seeded() -> bool {
+    SEEDED.try_with(|seeded| seeded.try_borrow().map_or(true, |seeded| seeded.is_some())).unwrap_or(false)
+}
+
 /// The system's interface, see getrandom(2).
 ///
 /// # Safety

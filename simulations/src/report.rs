@@ -73,6 +73,8 @@ pub struct Figure {
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Cost {
     pub wall_seconds: f64,
+    /// Processor time of the process, user and system: what is left of the wall time when others use the machine too.
+    pub cpu_seconds: f64,
     /// Greatest resident memory of the process, MiB.
     pub peak_mib: f64,
 }
@@ -163,13 +165,14 @@ impl Report {
         let verdict = if self.passed { "PASSED" } else { "FAILED" };
         let _ = writeln!(
             out,
-            "{verdict}  {} (tier {}), seed {}, {} peers, {:.1} virtual seconds in {:.1} s, {:.0} MiB at most",
+            "{verdict}  {} (tier {}), seed {}, {} peers, {:.1} virtual seconds in {:.1} s ({:.1} s of processor), {:.0} MiB at most",
             self.scenario,
             self.tier,
             self.seed,
             self.peers,
             self.virtual_seconds,
             self.cost.wall_seconds,
+            self.cost.cpu_seconds,
             self.cost.peak_mib
         );
         let _ = writeln!(out, "trace   {} over {} events", self.trace_hash, self.trace_events);

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 
 use crate::entropy;
 use crate::logs::Logs;
@@ -13,6 +15,12 @@ use crate::tier::{self, Job};
 
 /// A swarm of deep futures needs more than the default.
 const STACK: usize = 64 << 20;
+
+/// What a daemon with the settings that ship shows of its log: what it hides is hidden here, and nothing else.
+fn daemon_log() -> String {
+    let defaults: toml::Table = toml::from_str(include_str!("../../config/default.toml")).unwrap_or_default();
+    defaults.get("log").and_then(toml::Value::as_str).unwrap_or("trace").to_owned()
+}
 
 /// Runs the scenario to its end.
 ///
@@ -25,11 +33,11 @@ pub fn run(scenario: &Scenario, seed: u64, peers: u32, progress: &Progress) -> R
     let body = || {
         entropy::seed_this_thread(seed);
         let mut report = Report::new(&scenario.name, scenario.tier, seed, peers);
-        let filter = tracing_subscriber::EnvFilter::try_from_default_env().ok();
-        let words = filter.map(|_| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
-        let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,boringtun=off"));
-        let subscriber = tracing_subscriber::registry().with(filter).with(logs.clone()).with(words);
+        let words = EnvFilter::try_from_default_env().ok();
+        let words =
+            words.map(|filter| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter));
+        let watched = EnvFilter::new(daemon_log()).and(LevelFilter::WARN);
+        let subscriber = tracing_subscriber::registry().with(logs.clone().with_filter(watched)).with(words);
         let job = Job { scenario, seed, peers, progress };
         tracing::subscriber::with_default(subscriber, || tier.run(&job, &mut report)).map(|()| report)
     };
@@ -59,6 +67,7 @@ pub fn run(scenario: &Scenario, seed: u64, peers: u32, progress: &Progress) -> R
     }
     report.figure("warnings in the log", count(warnings), "");
     report.cost.wall_seconds = started.elapsed().as_secs_f64();
+    report.cost.cpu_seconds = cpu_seconds();
     report.cost.peak_mib = peak_mib();
     Ok(report)
 }
@@ -68,10 +77,31 @@ const fn count(n: u64) -> f64 {
     n as f64
 }
 
+/// User and system time of this process so far; runs have a process of their own, except in tests.
+#[allow(unsafe_code, clippy::cast_precision_loss)]
+fn cpu_seconds() -> f64 {
+    // SAFETY: all zero is a valid `rusage`.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is writable.
+    if unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) } != 0 {
+        return 0.0;
+    }
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}
+
 /// `VmHWM` of this process; 0 where there is no /proc.
 fn peak_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
     kib.unwrap_or(0.0) / 1024.0
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_log_is_watched_as_the_daemon_shows_it() {
+        assert!(super::daemon_log().contains("lanrage_actors=info"), "{}", super::daemon_log());
+    }
 }

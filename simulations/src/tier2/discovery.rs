@@ -63,8 +63,9 @@ pub struct SimDiscovery {
 /// Under which a node's swarm can be dialled (through a circuit relay when it has no public address: the simulation does
 /// not tell them apart).
 pub fn multiaddr(world: &World, node: usize) -> String {
-    let site = &world.net.sites[node];
-    format!("/ip4/{}/tcp/4001/sim/{}", site.ip, site.realm)
+    let home = world.net.sites[node].homes[0];
+    let version = if home.ip.is_ipv4() { 4 } else { 6 };
+    format!("/ip{version}/{}/tcp/4001/sim/{}", home.ip, home.realm)
 }
 
 fn reachable(world: &World, a: usize, b: usize) -> bool {
@@ -185,7 +186,7 @@ impl SimDiscovery {
         let own_id = world.ids[own];
         world.note(format_args!("stream {own} to {node}"));
         world.tell(Duration::from_millis(1), node, Heard::StreamIn { node: own_id, incoming: theirs });
-        let remote_ip = Some(world.net.sites[node].ip);
+        let remote_ip = world.net.sites[node].seen_by(&world.net.sites[own]);
         Some((LinkOpened { link: mine.link, node: id, outbound: true, remote_ip }, mine))
     }
 

@@ -27,11 +27,17 @@ pub struct GameSettings {
     pub pps: f64,
     /// Of the UDP payload.
     pub bytes: usize,
+    /// Sessions of so long ...
+    pub session_s: f64,
+    /// ... begin so far apart; 0: the game never ends.
+    pub session_every_s: f64,
+    /// Between sessions: a packet from each node so often.
+    pub idle_every_s: f64,
 }
 
 impl Default for GameSettings {
     fn default() -> Self {
-        Self { pps: 20.0, bytes: 100 }
+        Self { pps: 20.0, bytes: 100, session_s: 0.0, session_every_s: 0.0, idle_every_s: 60.0 }
     }
 }
 
@@ -89,8 +95,13 @@ impl Game {
         }
     }
 
-    fn period(&self) -> Option<Duration> {
-        (self.settings.pps > 0.0).then(|| Duration::from_secs_f64(1.0 / self.settings.pps))
+    /// Until a node's next packet.
+    fn period(&self, now: Duration) -> Option<Duration> {
+        let settings = &self.settings;
+        let playing =
+            settings.session_every_s <= 0.0 || now.as_secs_f64() % settings.session_every_s < settings.session_s;
+        let period = if playing { 1.0 / settings.pps } else { settings.idle_every_s };
+        (settings.pps > 0.0 && period > 0.0).then(|| Duration::from_secs_f64(period))
     }
 
     fn violation(&mut self, what: String) {
@@ -146,7 +157,7 @@ impl Game {
 
 /// Starts the game of a node that has just started.
 pub fn start(world: &mut World, node: usize) {
-    if let Some(period) = world.game.period() {
+    if let Some(period) = world.game.period(clock::elapsed()) {
         // Not all in step.
         let share = f64::from(u32::try_from(node % 97).unwrap_or(0)) / 97.0;
         let run = world.ports[node].run;
@@ -155,9 +166,12 @@ pub fn start(world: &mut World, node: usize) {
 }
 
 pub fn tick(world: &mut World, node: usize) {
-    let Some(period) = world.game.period() else { return };
+    let Some(period) = world.game.period(clock::elapsed()) else { return };
     let run = world.ports[node].run;
     world.after(period, Event::GameTick(node, run));
+    if world.ports[node].asleep {
+        return;
+    }
     let (Some(own), Some(party)) = (world.ports[node].virtual_ip, world.game.party_of[node]) else { return };
     let members = &world.game.members[party];
     if members.len() < 2 {
@@ -172,8 +186,7 @@ pub fn tick(world: &mut World, node: usize) {
     // Also of one whose program has died: games do not know.
     let Some(to) = world.ports[target].last_ip else { return };
     let site = |node: usize| &world.net.sites[node];
-    let reaches =
-        site(target).up && site(node).group == site(target).group && site(node).kind.punches(site(target).kind);
+    let reaches = site(target).up && site(node).group == site(target).group && site(node).punches(site(target));
     let packet = build(own, to, node, target, world.game.settings.bytes);
     if world.game.counting && reaches {
         world.game.sent += 1;

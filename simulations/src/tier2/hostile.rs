@@ -3,6 +3,7 @@
 #![allow(missing_debug_implementations)]
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -16,6 +17,7 @@ use rand_chacha::ChaCha12Rng;
 
 use super::clock;
 use super::discovery::{SimDiscovery, multiaddr};
+use super::net::DATA_PORT;
 use super::world;
 
 const ATTACK_EVERY: Duration = Duration::from_millis(500);
@@ -80,7 +82,7 @@ impl Hostile {
                 if !world.net.sites[target].up {
                     continue;
                 }
-                let to = world.net.address(target);
+                let to = SocketAddr::new(world.net.sites[target].homes[0].ip, DATA_PORT);
                 let mut bytes = match world.captured.choose(&mut self.rng) {
                     Some(captured) => captured.clone(),
                     None => vec![4, 0, 0, 0],

@@ -65,7 +65,7 @@ impl Link {
         Self { settings, latency, bad: false, free_at: Duration::ZERO, lost: 0, overflowed: 0 }
     }
 
-    /// When a datagram that is sent now has passed the line; `None` when it is lost.
+    /// When a datagram of `bytes`, headers counted, that is sent now has passed the line; `None` when it is lost.
     pub fn send(&mut self, now: Duration, bytes: usize, rng: &mut impl Rng) -> Option<Duration> {
         let settings = &self.settings;
         if let Some(loss) = settings.loss {
@@ -79,7 +79,6 @@ impl Link {
         }
         let mut at = now;
         if settings.rate_kbit > 0.0 {
-            // 28 bytes of IP and UDP header go along.
             let takes = |bytes: f64| Duration::from_secs_f64(bytes * 8.0 / (settings.rate_kbit * 1e3));
             let start = self.free_at.max(now);
             if start - now > takes(settings.buffer) {
@@ -87,7 +86,7 @@ impl Link {
                 return None;
             }
             #[allow(clippy::cast_precision_loss, reason = "a datagram's length")]
-            let length = (bytes + 28) as f64;
+            let length = bytes as f64;
             self.free_at = start + takes(length);
             at = self.free_at;
         }
@@ -118,7 +117,7 @@ mod tests {
         let mut rng = ChaCha12Rng::seed_from_u64(1);
         let mut link = Link::new(LinkSettings { rate_kbit: 8.0, buffer: 2000.0, ..plain() }, &mut rng);
         // 8 kbit/s are 1,000 bytes a second.
-        let arrivals: Vec<_> = (0..5).map(|_| link.send(Duration::ZERO, 972, &mut rng)).collect();
+        let arrivals: Vec<_> = (0..5).map(|_| link.send(Duration::ZERO, 1000, &mut rng)).collect();
         let at = |ms| Some(Duration::from_millis(ms));
         assert_eq!(arrivals, [at(1010), at(2010), at(3010), None, None]);
         assert_eq!(link.overflowed, 2);

@@ -4,6 +4,7 @@
 //! DiscoveryActor and StoreActor stand thin actors around what ships of them (demultiplexer, gatekeeper, planner).
 #![allow(missing_debug_implementations, reason = "actix addresses have no Debug")]
 
+pub mod census;
 pub mod clock;
 pub mod device;
 pub mod dht;
@@ -48,8 +49,8 @@ impl Tier for Tier2 {
 
     fn check(&self, scenario: &Scenario) -> Result<(), ScenarioError> {
         let settings = scenario.settings::<Settings>()?;
-        if settings.nat.is_empty() {
-            return Err(scenario.invalid("in [run]: `nat` must name at least one kind"));
+        if settings.nat.is_empty() || settings.ip.is_empty() {
+            return Err(scenario.invalid("in [run]: `nat` and `ip` must name at least one kind each"));
         }
         Ok(())
     }
@@ -81,7 +82,9 @@ async fn simulate(job: &Job<'_>, settings: &Settings, report: &mut Report) -> Du
     let all = peers + settings.hostile as usize;
     let mut net = net::Net::new(settings.link.clone(), rng.random());
     for node in 0..all {
-        net.attach(if node < peers { settings.nat[node % settings.nat.len()] } else { nat::Kind::None });
+        let honest = node < peers;
+        let kind = if honest { settings.nat[node % settings.nat.len()] } else { nat::Kind::None };
+        net.attach(kind, if honest { settings.ip[node % settings.ip.len()] } else { net::Family::Dual });
     }
     let dht = dht::Dht::new(settings.dht.clone());
     let game = game::Game::new(settings.game.clone(), all);

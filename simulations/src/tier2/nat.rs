@@ -166,6 +166,13 @@ impl Nat {
         SocketAddr::new(self.outside_ip, port)
     }
 
+    /// Those that have not expired.
+    pub fn mappings(&mut self, now: Duration) -> usize {
+        let expiry = self.behaviour.expiry;
+        self.mappings.retain(|_, mapping| now.saturating_sub(mapping.used) < expiry);
+        self.mappings.len()
+    }
+
     fn allocate(&mut self, inside: u16) -> u16 {
         loop {
             let port = match self.behaviour.ports {

@@ -1,7 +1,7 @@
 //! In NatActor's place: the shipped gatekeeper and routes on a simulated socket.
 #![allow(missing_debug_implementations)]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -12,16 +12,19 @@ use lanrage_actors::nat::handshake::{Gatekeeper, MAX_COOKIE, Verdict};
 use lanrage_actors::nat::messages::{NatCounters, Networks, OwnContact, Register, Transmit, Unregister};
 use lanrage_actors::peer::messages::Inbound;
 use lanrage_actors::tun::messages::SetAddress;
-use lanrage_actors::wire::{Contact, DatagramBatch, Endpoint, Ipv4Range};
+use lanrage_actors::wire::{Candidate, CandidateKind, Contact, DatagramBatch, Endpoint, Ipv4Range};
 
 use super::clock;
-use super::net::{DATA_PORT, INTERNET};
+use super::net::{DATA_PORT, Home, INTERNET};
 use super::world;
 
 /// NatActor's.
 const MAILBOX: usize = 256;
-/// Stands for any STUN server on the internet.
-const STUN_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(198, 19, 0, 1)), 3478);
+/// Stand for any STUN server on the internet.
+const STUN_SERVERS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 19, 0, 1)), 3478),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2600, 0xffff, 0, 0, 0, 0, 0, 1)), 3478),
+];
 /// How often the mapping is looked at: it keeps the mapping alive as well.
 const STUN_EVERY: Duration = Duration::from_secs(20);
 
@@ -48,7 +51,7 @@ pub struct SimNat {
     party: Option<Ipv4Range>,
     /// Offer the address that a server on the internet sees, as a STUN client will.
     stun: bool,
-    told: Option<(Vec<SocketAddr>, Vec<InterfaceAddr>)>,
+    told: Option<(Contact, Vec<InterfaceAddr>)>,
     counters: NatCounters,
     /// Everybody who was ever registered: all must be gone when the node is.
     registered: Vec<Recipient<Inbound>>,
@@ -79,23 +82,28 @@ impl SimNat {
     }
 
     fn announce(&mut self) {
-        let (own, prefix_len, observed) = world::with(|world| {
-            let own = world.net.address(self.node);
-            // A public address has no neighbours.
-            let prefix_len = if world.net.sites[self.node].realm == INTERNET { 32 } else { 24 };
-            let observed = self.stun.then(|| world.net.observed(clock::elapsed(), self.node, STUN_SERVER)).flatten();
-            (own, prefix_len, observed)
+        let (homes, observed) = world::with(|world| {
+            let observe = |server| world.net.observed(clock::elapsed(), self.node, server);
+            let observed: Vec<_> =
+                if self.stun { STUN_SERVERS.into_iter().filter_map(observe).collect() } else { vec![] };
+            (world.net.sites[self.node].homes.clone(), observed)
         });
-        let interface = InterfaceAddr { interface: "eth0".into(), ip: own.ip(), prefix_len };
-        let interfaces = vec![interface];
-        let mut candidates = addrs::candidates(&interfaces, DATA_PORT, "lanrage0", self.party);
-        candidates.extend(observed.filter(|observed| *observed != own));
-        let news = Some((candidates.clone(), interfaces.clone()));
+        let interface = |home: Home| {
+            let neighbours = if home.realm == INTERNET { 0 } else { 8 };
+            let prefix_len = if home.ip.is_ipv4() { 32 - neighbours } else { 128 - neighbours };
+            InterfaceAddr { interface: "eth0".into(), ip: home.ip, prefix_len }
+        };
+        let interfaces: Vec<_> = homes.into_iter().map(interface).collect();
+        let mut contact = Contact::of_hosts(addrs::candidates(&interfaces, DATA_PORT, "lanrage0", self.party));
+        let seen = observed.into_iter().map(|addr| Candidate { kind: CandidateKind::ServerReflexive, addr });
+        contact.candidates.extend(seen);
+        let contact = contact.bounded();
+        let news = Some((contact.clone(), interfaces.clone()));
         if self.told == news {
             return;
         }
         let networks = addrs::local_networks(&interfaces, "lanrage0", self.party);
-        let mut told = self.contact.try_send(OwnContact(Contact::of_hosts(candidates))).is_ok();
+        let mut told = self.contact.try_send(OwnContact(contact)).is_ok();
         for listener in &self.networks {
             told &= listener.try_send(Networks(networks.clone())).is_ok();
         }
@@ -208,7 +216,10 @@ impl Handler<Register> for SimNat {
     fn handle(&mut self, Register { route, inbound }: Register, _: &mut Self::Context) {
         self.routes.insert(&route, &inbound);
         self.registered.retain(Recipient::connected);
-        self.registered.push(inbound);
+        // The supervisor registers again when the route of the device did not get through.
+        if !self.registered.contains(&inbound) {
+            self.registered.push(inbound);
+        }
     }
 }
 

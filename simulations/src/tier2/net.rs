@@ -1,11 +1,12 @@
 //! The simulated network: who is attached where, which NATs lie between, and what each datagram meets on its way.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng as _};
 use rand_chacha::ChaCha12Rng;
+use serde::Deserialize;
 
 use super::link::{Link, LinkSettings};
 use super::nat::{Behaviour, Kind, Nat, Ports};
@@ -33,16 +34,75 @@ struct Realm {
     latency: Duration,
 }
 
-#[derive(Debug)]
-pub struct Site {
-    pub kind: Kind,
+/// Which versions of IP a node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Family {
+    #[default]
+    V4,
+    V6,
+    Dual,
+}
+
+/// Where a node has an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Home {
     pub realm: usize,
     pub ip: IpAddr,
+}
+
+#[derive(Debug)]
+pub struct Site {
+    /// Of its IPv4; `kind6` says what that means for IPv6.
+    pub kind: Kind,
+    pub family: Family,
+    /// IPv4 first; one or two.
+    pub homes: Vec<Home>,
     pub link: Link,
     /// Nodes of different groups do not reach each other.
     pub group: u8,
     /// Cleared when the node's program does not run.
     pub up: bool,
+}
+
+/// IPv6 knows no NAT here: where IPv4 has one, a stateful firewall lets in only what was asked for.
+const fn kind6(kind: Kind) -> Kind {
+    match kind {
+        Kind::None | Kind::UdpBlocked => kind,
+        Kind::Firewall
+        | Kind::FullCone
+        | Kind::Addr
+        | Kind::Port
+        | Kind::Symmetric
+        | Kind::Cgnat
+        | Kind::CgnatSymmetric
+        | Kind::Lan => Kind::Firewall,
+    }
+}
+
+impl Site {
+    /// Where it has an address of the same version as `ip`.
+    #[must_use]
+    pub fn home(&self, ip: IpAddr) -> Option<Home> {
+        self.homes.iter().find(|home| home.ip.is_ipv4() == ip.is_ipv4()).copied()
+    }
+
+    fn has(&self, v4: bool) -> bool {
+        self.homes.iter().any(|home| home.ip.is_ipv4() == v4)
+    }
+
+    /// Whether a plain hole punch reaches the other, over IPv4 or IPv6.
+    #[must_use]
+    pub fn punches(&self, other: &Self) -> bool {
+        let v4 = self.has(true) && other.has(true) && self.kind.punches(other.kind);
+        v4 || (self.has(false) && other.has(false) && kind6(self.kind).punches(kind6(other.kind)))
+    }
+
+    /// The address under which the other sees it, when they have a version in common.
+    #[must_use]
+    pub fn seen_by(&self, other: &Self) -> Option<IpAddr> {
+        self.homes.iter().map(|home| home.ip).find(|ip| other.home(*ip).is_some())
+    }
 }
 
 /// A datagram that is under way.
@@ -91,41 +151,57 @@ impl Net {
         }
     }
 
-    fn public_ip(&mut self) -> IpAddr {
+    fn public_ip(&mut self, v4: bool) -> IpAddr {
         self.next_public += 1;
-        IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(20, 0, 0, 0)) + self.next_public))
+        if v4 {
+            return IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(20, 0, 0, 0)) + self.next_public));
+        }
+        let net = u128::from(Ipv6Addr::new(0x2600, 0, 0, 0, 0, 0, 0, 1));
+        IpAddr::V6(Ipv6Addr::from(net + (u128::from(self.next_public) << 64)))
     }
 
     /// Attaches a node; its number is its place in `sites`.
-    pub fn attach(&mut self, kind: Kind) -> usize {
+    pub fn attach(&mut self, kind: Kind, family: Family) -> usize {
         let node = self.sites.len();
         let link = Link::new(self.links.clone(), &mut self.rng);
-        let (realm, ip) = self.place(node, kind, link.latency);
-        self.sites.push(Site { kind, realm, ip, link, group: 0, up: false });
+        let homes = self.homes(node, kind, family, link.latency);
+        self.sites.push(Site { kind, family, homes, link, group: 0, up: false });
         node
     }
 
     /// The node gets new addresses, as after a walk from one network to another.
     pub fn move_site(&mut self, node: usize, kind: Kind) {
-        let (realm, ip) = (self.sites[node].realm, self.sites[node].ip);
-        self.realms[realm].hosts.remove(&ip);
-        let latency = self.sites[node].link.latency;
-        let (realm, ip) = self.place(node, kind, latency);
+        for Home { realm, ip } in std::mem::take(&mut self.sites[node].homes) {
+            self.realms[realm].hosts.remove(&ip);
+        }
+        let (latency, family) = (self.sites[node].link.latency, self.sites[node].family);
+        let homes = self.homes(node, kind, family, latency);
         let site = &mut self.sites[node];
-        (site.realm, site.ip, site.kind) = (realm, ip, kind);
+        (site.homes, site.kind) = (homes, kind);
     }
 
-    fn place(&mut self, node: usize, kind: Kind, latency: Duration) -> (usize, IpAddr) {
+    fn homes(&mut self, node: usize, kind: Kind, family: Family, latency: Duration) -> Vec<Home> {
+        let mut homes = Vec::new();
+        if family != Family::V6 {
+            homes.push(self.place(node, kind, true, latency));
+        }
+        if family != Family::V4 {
+            homes.push(self.place(node, kind6(kind), false, latency));
+        }
+        homes
+    }
+
+    fn place(&mut self, node: usize, kind: Kind, v4: bool, latency: Duration) -> Home {
         let chain = kind.chain();
         if kind == Kind::Lan
             && let Some(realm) = self.lan_with_room()
         {
             let ip = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 11));
             self.realms[realm].hosts.insert(ip, Attach::Host(node));
-            return (realm, ip);
+            return Home { realm, ip };
         }
         // From the internet inwards.
-        let (mut realm, mut ip) = (INTERNET, self.public_ip());
+        let (mut realm, mut ip) = (INTERNET, self.public_ip(v4));
         for (depth, behaviour) in chain.iter().rev().enumerate() {
             let innermost = depth + 1 == chain.len();
             let inside = match (kind, innermost) {
@@ -138,16 +214,14 @@ impl Net {
             ip = inside;
         }
         self.realms[realm].hosts.insert(ip, Attach::Host(node));
-        if realm == INTERNET {
-            // Latency of hosts on the internet is their line's.
-            return (realm, ip);
-        }
-        (realm, ip)
+        Home { realm, ip }
     }
 
     fn lan_with_room(&self) -> Option<usize> {
-        let of_kind = self.sites.iter().filter(|site| site.kind == Kind::Lan).map(|site| site.realm);
-        of_kind.into_iter().find(|realm| self.realms[*realm].hosts.len() == 1)
+        let lans = self.sites.iter().filter(|site| site.kind == Kind::Lan);
+        let mut realms =
+            lans.filter_map(|site| site.homes.iter().find(|home| home.ip.is_ipv4())).map(|home| home.realm);
+        realms.find(|realm| self.realms[*realm].hosts.len() == 1)
     }
 
     fn add_nat(&mut self, behaviour: Behaviour, outer: usize, outside_ip: IpAddr, latency: Duration) -> usize {
@@ -160,13 +234,9 @@ impl Net {
     }
 
     #[must_use]
-    pub fn address(&self, node: usize) -> SocketAddr {
-        SocketAddr::new(self.sites[node].ip, DATA_PORT)
-    }
-
-    #[must_use]
     pub fn same_lan(&self, a: usize, b: usize) -> bool {
-        self.sites[a].realm == self.sites[b].realm && self.sites[a].realm != INTERNET
+        let inside = |home: &&Home| home.realm != INTERNET;
+        self.sites[a].homes.iter().filter(inside).any(|own| self.sites[b].homes.iter().any(|it| it.realm == own.realm))
     }
 
     /// One way between two nodes, without jitter.
@@ -180,7 +250,8 @@ impl Net {
         if self.sites[node].kind == Kind::UdpBlocked {
             return None;
         }
-        let (mut realm, mut source) = (self.sites[node].realm, self.address(node));
+        let Home { mut realm, ip } = self.sites[node].home(server.ip())?;
+        let mut source = SocketAddr::new(ip, DATA_PORT);
         while let Some((nat, outer)) = &mut self.realms[realm].uplink {
             source = nat.outbound(now, source, server);
             realm = *outer;
@@ -197,8 +268,11 @@ impl Net {
     pub fn send(&mut self, now: Duration, node: usize, to: SocketAddr, bytes: Vec<u8>) -> Option<(Duration, Flight)> {
         self.counters.sent += 1;
         self.counters.bytes += bytes.len() as u64;
-        let source = self.address(node);
-        let realm = self.sites[node].realm;
+        let Some(Home { realm, ip }) = self.sites[node].home(to.ip()) else {
+            self.counters.no_such_address += 1;
+            return None;
+        };
+        let source = SocketAddr::new(ip, DATA_PORT);
         let group = self.sites[node].group;
         if realm != INTERNET && self.realms[realm].hosts.contains_key(&to.ip()) {
             let flight = Flight { realm, source, destination: to, group, bytes };
@@ -208,7 +282,8 @@ impl Net {
             self.counters.refused_by_nat += 1;
             return None;
         }
-        let Some(at) = self.sites[node].link.send(now, bytes.len(), &mut self.rng) else {
+        let Some(at) = self.sites[node].link.send(now, bytes.len() + if to.is_ipv6() { 48 } else { 28 }, &mut self.rng)
+        else {
             self.counters.lost_on_line += 1;
             return None;
         };
@@ -279,11 +354,18 @@ impl Net {
         Some((node, flight.source))
     }
 
+    /// Of all NATs and firewalls.
+    pub fn mappings(&mut self, now: Duration) -> usize {
+        self.realms.iter_mut().filter_map(|realm| realm.uplink.as_mut()).map(|(nat, _)| nat.mappings(now)).sum()
+    }
+
     /// For hairpin and port allocation, which the kinds of the table leave at one value.
     pub fn set_behaviour(&mut self, node: usize, hairpin: bool, ports: Ports) {
-        if let Some((nat, _)) = &mut self.realms[self.sites[node].realm].uplink {
-            nat.behaviour.hairpin = hairpin;
-            nat.behaviour.ports = ports;
+        for home in &self.sites[node].homes {
+            if let Some((nat, _)) = &mut self.realms[home.realm].uplink {
+                nat.behaviour.hairpin = hairpin;
+                nat.behaviour.ports = ports;
+            }
         }
     }
 }

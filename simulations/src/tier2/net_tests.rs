@@ -35,7 +35,7 @@ fn each_kind_behaves_as_the_table_of_the_lab_says() {
     let now = Duration::ZERO;
     for (kind, expected) in TABLE {
         let mut net = net();
-        let node = net.attach(kind);
+        let node = net.attach(kind, Family::V4);
         net.sites[node].up = true;
         let first = net.observed(now, node, server(S1A));
         let Some((mapping, kept, other_port, other_address, own)) = expected else {
@@ -60,14 +60,15 @@ fn each_kind_behaves_as_the_table_of_the_lab_says() {
 #[test]
 fn neighbours_meet_over_their_lan_addresses_only() {
     let mut net = net();
-    let (a, b) = (net.attach(Kind::Lan), net.attach(Kind::Lan));
+    let (a, b) = (net.attach(Kind::Lan, Family::V4), net.attach(Kind::Lan, Family::V4));
     net.sites.iter_mut().for_each(|site| site.up = true);
     let outside = net.observed(Duration::ZERO, b, server(S1A)).unwrap();
     assert_eq!(net.observed(Duration::ZERO, a, server(S1A)).unwrap().ip(), outside.ip());
     assert!(net.send(Duration::ZERO, a, outside, vec![0]).is_none(), "no hairpin");
-    let inside = net.address(b);
+    let local = |net: &Net, node: usize| SocketAddr::new(net.sites[node].homes[0].ip, DATA_PORT);
+    let inside = local(&net, b);
     let (at, flight) = net.send(Duration::ZERO, a, inside, vec![0]).unwrap();
-    assert_eq!(net.arrive(at, &flight), Some((b, net.address(a))));
+    assert_eq!(net.arrive(at, &flight), Some((b, local(&net, a))));
     net.set_behaviour(a, true, Ports::Preserve);
     let (at, flight) = net.send(Duration::ZERO, a, outside, vec![0]).unwrap();
     // b has to let a's outside address in first.
@@ -77,7 +78,7 @@ fn neighbours_meet_over_their_lan_addresses_only() {
 #[test]
 fn mappings_expire_and_sequential_ports_follow_one_another() {
     let mut net = net();
-    let node = net.attach(Kind::Symmetric);
+    let node = net.attach(Kind::Symmetric, Family::V4);
     net.set_behaviour(node, false, Ports::Sequential);
     let ports = [S1A, S1B, S2].map(|to| net.observed(Duration::ZERO, node, server(to)).unwrap().port());
     assert_eq!([ports[1] - ports[0], ports[2] - ports[1]], [1, 1]);
@@ -90,7 +91,7 @@ fn mappings_expire_and_sequential_ports_follow_one_another() {
 /// Both learn their mapping from one server, then send to each other 10 times at 100 ms.
 fn punch(from: Kind, to: Kind) -> bool {
     let mut net = net();
-    let nodes = [net.attach(from), net.attach(to)];
+    let nodes = [net.attach(from, Family::V4), net.attach(to, Family::V4)];
     net.sites.iter_mut().for_each(|site| site.up = true);
     let learnt = nodes.map(|node| net.observed(Duration::ZERO, node, server(S1A)));
     let [Some(a), Some(b)] = learnt else { return false };
@@ -136,4 +137,41 @@ fn a_plain_hole_punch_reaches_what_the_lab_reached() {
     ] {
         assert_eq!(a.punches(b), reaches, "{a:?} to {b:?}");
     }
+}
+
+#[test]
+fn ipv6_has_no_nat_but_a_stateful_firewall() {
+    let servers =
+        [1, 2].map(|host| SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2600, 0xffff, 0, 0, 0, 0, 0, host)), 3478));
+    let now = Duration::ZERO;
+    for kind in Kind::ALL {
+        let mut net = net();
+        let node = net.attach(kind, Family::V6);
+        let open = kind == Kind::None;
+        let own = SocketAddr::new(net.sites[node].homes[0].ip, DATA_PORT);
+        assert!(own.is_ipv6());
+        assert_eq!(net.observed(now, node, server(S1A)), None, "{kind:?} has no IPv4");
+        assert_eq!(net.admits(now, servers[1], own, node), open, "{kind:?}: unasked");
+        let seen = net.observed(now, node, servers[0]);
+        assert_eq!(seen, (kind != Kind::UdpBlocked).then_some(own), "{kind:?}: no translation");
+        if kind != Kind::UdpBlocked {
+            assert!(net.admits(now, servers[0], own, node), "{kind:?}: the answer");
+            assert_eq!(net.admits(now, servers[1], own, node), open, "{kind:?}: from another address");
+        }
+    }
+}
+
+#[test]
+fn versions_of_ip_meet_only_their_like() {
+    let mut net = net();
+    let nodes = [Family::V4, Family::V6, Family::Dual].map(|family| net.attach(Kind::Symmetric, family));
+    net.sites.iter_mut().for_each(|site| site.up = true);
+    let punches = |a: usize, b: usize| net.sites[nodes[a]].punches(&net.sites[nodes[b]]);
+    // Two symmetric NATs keep IPv4 apart.
+    assert_eq!([punches(0, 1), punches(0, 2), punches(1, 2)], [false, false, true]);
+    assert_eq!(net.sites[nodes[0]].seen_by(&net.sites[nodes[1]]), None);
+    assert!(net.sites[nodes[1]].seen_by(&net.sites[nodes[2]]).is_some_and(|ip| ip.is_ipv6()));
+    let to = SocketAddr::new(net.sites[nodes[1]].homes[0].ip, DATA_PORT);
+    assert!(net.send(Duration::ZERO, nodes[0], to, vec![0]).is_none());
+    assert!(net.send(Duration::ZERO, nodes[2], to, vec![0]).is_some());
 }

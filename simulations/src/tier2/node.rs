@@ -1,6 +1,9 @@
 //! One virtual machine: the shipped actors, wired as `src/daemon/wiring.rs` wires them, with the simulated ones in the
 //! places of socket, swarm, device and disk.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use actix::{Actor as _, Addr, MailboxError};
 use ed25519_dalek::SigningKey;
 use lanrage_actors::discovery;
@@ -14,13 +17,15 @@ use lanrage_actors::tun::messages::SetAddress;
 use lanrage_actors::wire::{Ipv4Range, NodeId};
 use rand::Rng as _;
 use rand_chacha::ChaCha12Rng;
+use tokio::sync::oneshot;
+use tokio::task::LocalSet;
 
 use super::device::SimFactory;
 use super::discovery::{Heard, SimDiscovery};
 use super::nat_actor::{HaltNat, SimNat};
 use super::store::{self, SimStore};
 use super::streams::SILENT_DEATH;
-use super::{game, world};
+use super::{clock, game, world};
 
 /// Cheap, where the shipped derivation costs 64 MiB and a fifth of a second.
 pub fn cheap_secret(code: &PartyCode) -> PartySecret {
@@ -48,6 +53,38 @@ pub struct Running {
     pub discovery: Addr<SimDiscovery>,
 }
 
+/// All tasks of a node's program: the runtime polls them as one, with the node's wall clock, and not while it sleeps.
+struct Program {
+    node: usize,
+    tasks: LocalSet,
+}
+
+impl Future for Program {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let node = self.node;
+        let state = world::with(|world| {
+            let port = &mut world.ports[node];
+            if port.asleep {
+                port.sleeper = Some(cx.waker().clone());
+            }
+            (!port.asleep).then_some(port.skew_s)
+        });
+        let Some(skew) = state else { return Poll::Pending };
+        let before = clock::skew(skew);
+        let polled = Pin::new(&mut self.tasks).poll(cx);
+        clock::skew(before);
+        polled
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        world::try_with(|world| world.alive -= 1);
+    }
+}
+
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Running")
@@ -62,9 +99,21 @@ impl Machine {
         Self { node, id, name: format!("player {node}"), signing, wireguard: rng.random(), stun }
     }
 
+    /// Starts the program: its actors, in a set of tasks of their own, so that they can be stopped all at once.
+    ///
     /// # Errors
     /// When an actor ends while it is started.
     pub async fn start(&self) -> Result<Running, MailboxError> {
+        let (tell, told) = oneshot::channel();
+        let tasks = LocalSet::new();
+        let machine = self.clone();
+        tasks.spawn_local(async move { tell.send(machine.start_actors().await) });
+        world::with(|world| world.alive += 1);
+        actix::spawn(Program { node: self.node, tasks });
+        told.await.unwrap_or(Err(MailboxError::Closed))
+    }
+
+    async fn start_actors(&self) -> Result<Running, MailboxError> {
         let node = self.node;
         let seeds: [[u8; 32]; 2] = world::with(|world| {
             world.net.sites[node].up = true;
@@ -117,6 +166,40 @@ impl Machine {
         party.send(bind).await?;
         party.send(Start).await?;
         Ok(Running { party, peers, tun, nat, discovery })
+    }
+
+    /// The machine sleeps, or the program is stopped: none of its tasks runs, what is sent to it is lost, and the world
+    /// goes on. Its timers count the time, so that all that are due fire when it wakes.
+    pub fn sleep(&self) {
+        let node = self.node;
+        let far = world::with(|world| {
+            world.note(format_args!("node {node} sleeps"));
+            world.net.sites[node].up = false;
+            world.ports[node].asleep = true;
+            world.streams.ends_between(|own, other| own == node || other == node)
+        });
+        actix::spawn(async move {
+            tokio::time::sleep(SILENT_DEATH).await;
+            world::try_with(|world| {
+                if world.ports[node].asleep {
+                    world.streams.kill(|own, other| own == node || other == node);
+                    far.into_iter().for_each(|link| world.streams.close(link));
+                }
+            });
+        });
+    }
+
+    pub fn wake(&self) {
+        let node = self.node;
+        world::with(|world| {
+            world.note(format_args!("node {node} wakes"));
+            world.net.sites[node].up = true;
+            let port = &mut world.ports[node];
+            port.asleep = false;
+            if let Some(waker) = port.sleeper.take() {
+                waker.wake();
+            }
+        });
     }
 
     /// As `kill -9`: nobody is told, and the others notice by and by.

@@ -34,7 +34,7 @@ fn expected(script: &Script<'_>, node: usize) -> Option<Expected> {
         let here = |other: &usize| script.running.contains_key(other) && world.net.sites[*other].group == group;
         let punches = |other: &usize| {
             let near = world.net.same_lan(node, *other);
-            near || world.net.sites[node].kind.punches(world.net.sites[*other].kind)
+            near || world.net.sites[node].punches(&world.net.sites[*other])
         };
         Some(Expected {
             members: all.iter().map(|member| world.ids[*member]).collect(),

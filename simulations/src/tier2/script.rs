@@ -11,6 +11,7 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha12Rng;
 use tokio::time::sleep;
 
+use super::census::Census;
 use super::discovery::SimDiscovery;
 use super::hostile::{Attack, Hostile};
 use super::nat_actor::LookAgain;
@@ -18,7 +19,7 @@ use super::node::{Machine, Running};
 use super::settings::{Action, Settings, Step};
 use super::streams::SILENT_DEATH;
 use super::world::{self, World};
-use super::{clock, discovery::Heard, oracle};
+use super::{census, clock, discovery::Heard, oracle};
 use crate::report::{Report, Table, spread};
 use crate::tier::Job;
 
@@ -28,6 +29,9 @@ pub struct Script<'a> {
     pub report: &'a mut Report,
     pub machines: Vec<Machine>,
     pub running: BTreeMap<usize, Running>,
+    /// Those that sleep.
+    pub asleep: BTreeMap<usize, Running>,
+    pub censuses: Vec<Census>,
     /// Honest nodes are those below.
     pub peers: usize,
     /// Nodes that were removed: they may not come back.
@@ -60,6 +64,8 @@ impl<'a> Script<'a> {
             report,
             machines,
             running: BTreeMap::new(),
+            asleep: BTreeMap::new(),
+            censuses: Vec::new(),
             peers,
             kicked: Vec::new(),
             codes: Vec::new(),
@@ -109,10 +115,15 @@ impl<'a> Script<'a> {
             world.game.counting = true;
             world.game.counting_since = clock::elapsed();
         });
-        for step in self.settings.steps.clone() {
-            if !self.step(&step).await {
-                return;
+        for _ in 0..self.settings.rounds {
+            for step in self.settings.steps.clone() {
+                if !self.step(&step).await {
+                    return;
+                }
             }
+        }
+        if let Some(factor) = self.settings.may_grow {
+            census::judge(self, factor);
         }
         let end = secs(self.settings.seconds);
         let total = self.settings.seconds.max(1.0);
@@ -224,8 +235,12 @@ impl<'a> Script<'a> {
                 sleep(secs(step.every_s)).await;
             }
             self.note(format_args!("step {:?}", step.action));
-            self.job.progress.set(0.5, &format!("{:?}", step.action));
-            self.act(step.action, step.count as usize).await;
+            let done = clock::elapsed().as_secs_f64() / self.settings.seconds.max(1.0);
+            self.job.progress.set(done.min(1.0), &format!("{:?}", step.action));
+            match step.action {
+                Action::SetClock => self.set_clock(step.count as usize, step.clock_s),
+                action => self.act(action, step.count as usize).await,
+            }
             if step.settle_s > 0.0 && oracle::wait(self, secs(step.settle_s)).await.is_none() {
                 self.fail(format!("after {:?} it did not settle within {} s", step.action, step.settle_s));
                 return false;
@@ -246,7 +261,21 @@ impl<'a> Script<'a> {
 
     async fn act(&mut self, action: Action, count: usize) {
         match action {
-            Action::Wait => {}
+            Action::Wait | Action::SetClock => {}
+            Action::Census => {
+                let census = census::take(self).await;
+                self.censuses.push(census);
+            }
+            Action::Sleep => {
+                for node in self.draw(count) {
+                    if let Some(running) = self.running.remove(&node) {
+                        self.machines[node].sleep();
+                        self.asleep.insert(node, running);
+                    }
+                }
+                sleep(SILENT_DEATH + Duration::from_secs(1)).await;
+            }
+            Action::Wake => self.wake(),
             Action::Partition => self.partition(),
             Action::Heal => world::with(|world| world.net.sites.iter_mut().for_each(|site| site.group = 0)),
             Action::HostLeaves => {
@@ -272,7 +301,9 @@ impl<'a> Script<'a> {
                 sleep(SILENT_DEATH + Duration::from_secs(1)).await;
             }
             Action::Restart => {
-                let dead: Vec<usize> = (0..self.peers).filter(|node| !self.running.contains_key(node)).collect();
+                let dead: Vec<usize> = (0..self.peers)
+                    .filter(|node| !self.running.contains_key(node) && !self.asleep.contains_key(node))
+                    .collect();
                 for node in dead {
                     self.start(node).await;
                 }
@@ -294,6 +325,22 @@ impl<'a> Script<'a> {
             }
             Action::BootstrapDies => world::with(|world| world.dht.bootstrap = false),
             Action::BootstrapLives => world::with(|world| world.dht.bootstrap = true),
+        }
+    }
+
+    fn wake(&mut self) {
+        for (node, running) in std::mem::take(&mut self.asleep) {
+            self.machines[node].wake();
+            self.running.insert(node, running);
+        }
+    }
+
+    fn set_clock(&mut self, count: usize, seconds: i64) {
+        for node in self.draw(count) {
+            world::with(|world| {
+                world.ports[node].skew_s += seconds;
+                world.note(format_args!("the clock of node {node} is moved by {seconds} s"));
+            });
         }
     }
 
@@ -399,6 +446,7 @@ impl<'a> Script<'a> {
 
     /// Ends all nodes; whatever of them is left has leaked.
     pub async fn end(&mut self) {
+        self.wake();
         for (node, running) in std::mem::take(&mut self.running) {
             self.machines[node].kill(running).await;
         }

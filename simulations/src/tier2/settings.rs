@@ -6,6 +6,7 @@ use super::dht::DhtSettings;
 use super::game::GameSettings;
 use super::link::LinkSettings;
 use super::nat::Kind;
+use super::net::Family;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +34,10 @@ pub struct Settings {
     /// How the nodes are attached, in turn.
     #[serde(default = "all_public")]
     pub nat: Vec<Kind>,
+    /// Which versions of IP the nodes have, in turn: "v4", "v6", "dual". IPv6 has no NAT: where `nat` is not "none", a
+    /// stateful firewall.
+    #[serde(default = "all_v4")]
+    pub ip: Vec<Family>,
     /// Strangers who attack, besides the peers.
     #[serde(default)]
     pub hostile: u32,
@@ -41,6 +46,12 @@ pub struct Settings {
     pub min_delivery: f64,
     /// A counter of the report that must not be 0: the scenario is about what it counts.
     pub must_count: Option<String>,
+    /// The steps are done this many times over.
+    #[serde(default = "one_node")]
+    pub rounds: u32,
+    /// From the second census on, nothing that is held may be more than this times as much as in the second.
+    #[serde(default)]
+    pub may_grow: Option<f64>,
     #[serde(default)]
     pub link: LinkSettings,
     #[serde(default)]
@@ -71,6 +82,9 @@ pub struct Step {
     pub times: u32,
     #[serde(default)]
     pub every_s: f64,
+    /// For `set-clock`: seconds, forward or back.
+    #[serde(default)]
+    pub clock_s: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -88,6 +102,14 @@ pub enum Action {
     Crash,
     /// Those that died start again.
     Restart,
+    /// Machines sleep: their programs stand still and the world goes on, until `wake`.
+    Sleep,
+    /// Those that sleep wake up.
+    Wake,
+    /// The wall clock of nodes is moved by `clock_s`.
+    SetClock,
+    /// Counts what the program holds (`[run] may_grow`).
+    Census,
     /// Those that left come back.
     Rejoin,
     /// Some of leave, crash, restart, rejoin, move.
@@ -114,6 +136,9 @@ const fn a_minute() -> f64 {
 }
 const fn two_minutes() -> f64 {
     120.0
+}
+fn all_v4() -> Vec<Family> {
+    vec![Family::V4]
 }
 fn all_public() -> Vec<Kind> {
     vec![Kind::None]

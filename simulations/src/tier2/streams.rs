@@ -130,6 +130,11 @@ impl Streams {
         self.ends.get(&link).is_none_or(|end| end.dead)
     }
 
+    #[must_use]
+    pub fn ends_between(&self, which: impl Fn(usize, usize) -> bool) -> Vec<LinkId> {
+        self.ends.iter().filter(|(_, end)| which(end.node, end.peer_node)).map(|(link, _)| *link).collect()
+    }
+
     /// From now on nothing passes on these streams. Returns them, to be cut once it is noticed.
     pub fn kill(&mut self, which: impl Fn(usize, usize) -> bool) -> Vec<LinkId> {
         let killed = |(link, end): (&LinkId, &mut End)| {

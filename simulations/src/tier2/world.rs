@@ -76,6 +76,12 @@ pub struct Ports {
     pub device_waker: Option<Waker>,
     pub virtual_ip: Option<Ipv4Addr>,
     pub last_ip: Option<Ipv4Addr>,
+    /// None of its tasks runs.
+    pub asleep: bool,
+    /// Wakes the node's tasks.
+    pub sleeper: Option<Waker>,
+    /// By how much its wall clock is wrong.
+    pub skew_s: i64,
     pub socket_overflow: u64,
     pub last_nat_counters: NatCounters,
 }
@@ -187,6 +193,11 @@ impl World {
     }
 
     #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    #[must_use]
     pub const fn deepest_queue(&self) -> usize {
         self.deepest_queue
     }
@@ -223,7 +234,9 @@ impl World {
             }
             Event::Discovery(node, run, heard) => {
                 let port = &self.ports[node];
-                if port.run == run
+                if port.asleep {
+                    self.after(Duration::from_secs(1), Event::Discovery(node, run, heard));
+                } else if port.run == run
                     && let Some(discovery) = &port.discovery
                     && let Err(actix::dev::SendError::Full(heard)) = discovery.try_send(heard)
                 {

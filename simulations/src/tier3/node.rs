@@ -274,6 +274,7 @@ fn finish_bootstrap(kad: &mut kad::Behaviour<MemoryStore>) {
     }
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "libp2p's events are many, and more come with each version")]
 async fn drive(
     swarm: Rc<RefCell<Swarm<Behaviour>>>,
     waker: Rc<RefCell<Option<Waker>>>,
@@ -285,13 +286,32 @@ async fn drive(
         *waker.borrow_mut() = Some(cx.waker().clone());
         let mut swarm = swarm.borrow_mut();
         while let Poll::Ready(Some(event)) = swarm.poll_next_unpin(cx) {
-            if let SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) = event {
-                on_kad(&mut swarm, event, &queries, &hops, filled);
+            match event {
+                SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => {
+                    on_kad(&mut swarm, event, &queries, &hops, filled);
+                }
+                SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                    peer_id, info, ..
+                })) if !filled => {
+                    on_identify(&mut swarm, peer_id, &info);
+                }
+                _ => {}
             }
         }
         Poll::<()>::Pending
     })
     .await;
+}
+
+/// Kademlia itself takes up only those that it has dialled; servers that dialled it are known by what they say of
+/// themselves.
+fn on_identify(swarm: &mut Swarm<Behaviour>, peer: PeerId, info: &identify::Info) {
+    let Some(kad) = swarm.behaviour_mut().kad.as_mut() else { return };
+    if kad.protocol_names().iter().any(|name| info.protocols.contains(name)) {
+        for addr in &info.listen_addrs {
+            kad.add_address(&peer, addr.clone());
+        }
+    }
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "libp2p's events are many, and more come with each version")]
