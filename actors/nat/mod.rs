@@ -4,6 +4,7 @@ mod actor;
 pub mod addrs;
 pub mod behaviour;
 pub mod demux;
+pub mod fallback;
 mod family;
 pub mod handshake;
 pub mod machine;

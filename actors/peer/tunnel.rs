@@ -223,9 +223,7 @@ impl Tunnel {
                         send(message);
                     }
                 }
-                TunnResult::Done
-                | TunnResult::WriteToTunnelV4(..)
-                | TunnResult::WriteToTunnelV6(..) => {}
+                TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {}
                 TunnResult::Err(_) => self.renew(now),
             }
             // After boringtun has dropped the sessions that are too old.
