@@ -9,6 +9,7 @@ pub mod handshake;
 pub mod messages;
 #[cfg(test)]
 mod model;
+mod questions;
 pub mod responder;
 pub mod stun;
 pub mod udp;
