@@ -2,8 +2,11 @@
 #![allow(missing_debug_implementations, reason = "actix recipients have no Debug")]
 
 use actix::{Message, Recipient};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+pub use super::behaviour::{FamilyReport, ServerReport};
+pub use super::lifetime::MappingLifetime;
+pub use super::portmap::{MapProtocol, PortMapView};
 use crate::peer::messages::Inbound;
 use crate::wire::{Contact, LocalNetworks, TransmitBatch, WgPublicKey};
 
@@ -70,4 +73,16 @@ pub struct NatCounters {
     pub dropped_rate_limited: u64,
     pub dropped_peer_busy: u64,
     pub dropped_send_failed: u64,
+}
+
+/// What is known about the NAT in front of the data socket: `lanrage netcheck` shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatReport {
+    pub listen_port: u16,
+    pub v4: FamilyReport,
+    pub v6: FamilyReport,
+    /// `None`: switched off.
+    pub port_mapping: Option<PortMapView>,
+    /// Measured only when asked for.
+    pub lifetime: Option<MappingLifetime>,
 }

@@ -6,9 +6,11 @@ pub mod behaviour;
 pub mod demux;
 mod family;
 pub mod handshake;
+pub mod lifetime;
 pub mod messages;
 #[cfg(test)]
 mod model;
+pub mod portmap;
 mod questions;
 pub mod responder;
 pub mod stun;
