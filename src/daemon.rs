@@ -25,7 +25,7 @@ use crate::system;
 use wiring::{Data, NatData, Node};
 
 /// How long the farewell to the party may take.
-const GOODBYE: Duration = Duration::from_millis(300);
+const GOODBYE: Duration = Duration::from_millis(600);
 /// How often a node without rights looks whether it has been given them.
 const RIGHTS_EVERY: Duration = Duration::from_secs(2);
 
@@ -86,6 +86,7 @@ async fn run_node(config: Config) -> Result<(), String> {
             stun_servers: config.stun_servers.clone(),
             serve: config.serve,
             public_ips: Vec::new(),
+            port_mapping: config.port_mapping,
             alternate: false,
         },
     };

@@ -18,8 +18,17 @@ struct Rule {
 }
 
 /// Files of a concern that run it: they hold the clock, the sockets and the threads.
-const SHELLS: &[&str] =
-    &["*/actor.rs", "*/supervisor.rs", "*/linux.rs", "*/udp.rs", "*/swarm.rs", "*/streams.rs", "actors/store/", "src/"];
+const SHELLS: &[&str] = &[
+    "*/actor.rs",
+    "*/supervisor.rs",
+    "*/linux.rs",
+    "*/udp.rs",
+    "*/portmap.rs",
+    "*/swarm.rs",
+    "*/streams.rs",
+    "actors/store/",
+    "src/",
+];
 
 const RULES: &[Rule] = &[
     Rule {

@@ -12,9 +12,10 @@ use actix::prelude::*;
 use super::addrs;
 use super::machine::{NatMachine, NatOutputs, NatSettings};
 use super::messages::{
-    CloseSockets, GetNat, NatView, Networks, OpenSockets, OwnContact, PortMapped, Register, RelayDatagrams, RelayNews,
-    Serving, SocketsOpened, Transmit, Unregister,
+    CloseSockets, GetNat, NatView, Networks, OpenSockets, OwnContact, Register, RelayDatagrams, RelayNews,
+    ReleasePorts, Serving, SocketsOpened, Transmit, Unregister,
 };
+use super::portmap::{PortMapSettings, PortMapper};
 use super::udp::{Sent, Sockets};
 use crate::peer::messages::Inbound;
 use crate::tun::messages::SetAddress;
@@ -31,6 +32,8 @@ const WATCH_INTERFACES: Duration = Duration::from_millis(500);
 /// How often the names of STUN servers are looked up.
 const RESOLVE_EVERY: Duration = Duration::from_secs(600);
 const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
+/// How long the router may take to forget a forwarded port.
+const RELEASE_WITHIN: Duration = Duration::from_millis(500);
 /// Sockets for punching that may be open at a time: for two members.
 const MAX_EXTRA_SOCKETS: usize = 512;
 
@@ -65,10 +68,14 @@ pub struct NatActor {
     extra: BTreeMap<LocalSocket, u32>,
     next_extra: u16,
     timer: Option<(Instant, SpawnHandle)>,
+    mapper: Option<PortMapper>,
+    /// What a router that speaks PCP knows this machine by; `None`: the router is not asked.
+    mapping_nonce: Option<[u32; 3]>,
 }
 
 impl NatActor {
-    /// `wg_secret` is this machine's X25519 secret, `servers` STUN servers as `HOST:PORT`, `seed` unpredictable.
+    /// `wg_secret` is this machine's X25519 secret, `servers` STUN servers as `HOST:PORT`, `seed` unpredictable;
+    /// `mapping_nonce` secret and always the same, or `None`: the router is not asked to forward the port.
     #[must_use]
     pub fn new(
         sockets: Sockets,
@@ -76,6 +83,7 @@ impl NatActor {
         servers: Vec<String>,
         wg_secret: [u8; 32],
         seed: [u8; 32],
+        mapping_nonce: Option<[u32; 3]>,
     ) -> Self {
         let alternate = settings.alternate.map_or(0, |(local, _)| local.0);
         Self {
@@ -90,6 +98,8 @@ impl NatActor {
             extra: BTreeMap::new(),
             next_extra: alternate + 1,
             timer: None,
+            mapper: None,
+            mapping_nonce,
         }
     }
 
@@ -191,7 +201,11 @@ impl NatActor {
     fn watch_interfaces(&mut self, ctx: &mut Context<Self>) {
         // A question that the system did not answer is no news.
         let Some(found) = addrs::system_addrs() else { return };
-        self.machine.set_interfaces(now(), found, &mut self.outputs);
+        if self.machine.set_interfaces(now(), found, &mut self.outputs)
+            && let Some(mapper) = &self.mapper
+        {
+            mapper.restart();
+        }
         if !self.told {
             self.announce();
         }
@@ -247,6 +261,24 @@ impl NatActor {
         }));
     }
 
+    /// Has the router forward the data port, and hears of it.
+    fn map_port(&mut self, ctx: &mut Context<Self>) {
+        let Some(nonce) = self.mapping_nonce else { return };
+        let mapper = PortMapper::start(PortMapSettings::default(), nonce);
+        mapper.map(self.listen_port);
+        let views = futures::stream::unfold(mapper.watch(), |mut views| async move {
+            views.changed().await.ok()?;
+            let view = views.borrow_and_update().clone();
+            Some((view, views))
+        });
+        let heard = views.into_actor(self).map(|view, actor, ctx| {
+            actor.machine.set_port_mapping(now(), view, &mut actor.outputs);
+            actor.settle(ctx);
+        });
+        ctx.spawn(heard.finish());
+        self.mapper = Some(mapper);
+    }
+
     fn close_sockets(&mut self, index: u32, keep: Option<LocalSocket>) {
         let Self { extra, sockets, .. } = self;
         extra.retain(|&local, &mut owner| {
@@ -270,6 +302,7 @@ impl Actor for NatActor {
         ctx.set_mailbox_capacity(MAILBOX);
         self.watch_interfaces(ctx);
         self.resolve(ctx);
+        self.map_port(ctx);
         ctx.run_interval(WATCH_INTERFACES, Self::watch_interfaces);
         ctx.spawn(SocketLoop);
     }
@@ -399,12 +432,16 @@ impl Handler<RelayNews> for NatActor {
     }
 }
 
-impl Handler<PortMapped> for NatActor {
-    type Result = ();
+impl Handler<ReleasePorts> for NatActor {
+    type Result = ResponseFuture<()>;
 
-    fn handle(&mut self, PortMapped(mapped): PortMapped, ctx: &mut Self::Context) {
-        self.machine.set_mapped(now(), mapped, &mut self.outputs);
-        self.settle(ctx);
+    fn handle(&mut self, _: ReleasePorts, _: &mut Self::Context) -> Self::Result {
+        let mapper = self.mapper.take();
+        Box::pin(async move {
+            if let Some(mapper) = mapper {
+                mapper.release(RELEASE_WITHIN).await;
+            }
+        })
     }
 }
 

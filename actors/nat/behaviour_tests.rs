@@ -37,13 +37,13 @@ struct Run {
 }
 
 impl Run {
-    fn start(nat: Option<ModelNat>, servers: &[ModelServer], trusted: bool) -> Self {
+    fn start(nat: impl Into<Option<ModelNat>>, servers: &[ModelServer], trusted: bool) -> Self {
         let now = Instant::now();
         let mut client = StunClient::new(now, [7; 32]);
         client.set_local(OWN_PORT, &[own().ip()]);
         let listed: Vec<_> = servers.iter().map(|it| Server { addr: it.addr, trusted }).collect();
         client.set_servers(now, &listed);
-        Self { client, world: World::new(now, own(), nat, servers.to_vec()) }
+        Self { client, world: World::new(now, own(), nat.into(), servers.to_vec()) }
     }
 
     fn nat(&mut self) -> &mut ModelNat {
@@ -81,8 +81,8 @@ impl Run {
     }
 }
 
-fn behind(mapping: Dependence, filtering: Dependence, ports: Ports) -> Option<ModelNat> {
-    Some(ModelNat::new(mapping, filtering, ports))
+fn behind(mapping: Dependence, filtering: Dependence, ports: Ports) -> ModelNat {
+    ModelNat::new(mapping, filtering, ports)
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn a_new_mapping_is_seen_with_the_next_keepalive() {
 fn a_restart_forgets_and_asks_at_once() {
     let mut run = Run::start(behind(EndpointIndependent, AddressDependent, Ports::Random), &[plain(1), plain(2)], true);
     run.run(Duration::from_secs(6));
-    run.world.nat = behind(AddressAndPortDependent, AddressDependent, Ports::Random);
+    run.world.nat = Some(behind(AddressAndPortDependent, AddressDependent, Ports::Random));
     run.client.take_changed();
     run.client.restart(run.world.now);
     assert!(run.client.take_changed() && run.client.v4().mapped.is_none());
@@ -399,4 +399,46 @@ fn families_do_not_mix() {
         }
     }
     assert_eq!((client.v6().public, client.v4().public), (Some(true), None));
+}
+
+mod anything_at_all {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever servers do and whenever: it neither spins nor falls asleep, and never sends much.
+        #[test]
+        fn it_goes_on(steps in proptest::collection::vec((0..9u8, 0..30_000u64, 0..4u8), 1..60)) {
+            let nat = behind(EndpointIndependent, AddressAndPortDependent, Ports::Counted(3));
+            let mut run = Run::start(nat, &[full(1), plain(2), two_ports(3), plain(4)], true);
+            let began = run.world.now;
+            let mut restarts = 1;
+            for (act, pause, which) in steps {
+                let now = run.world.now;
+                match act {
+                    0 => run.nat().blocked ^= true,
+                    1 => run.nat().flush(),
+                    2 => run.world.loss = 50,
+                    3 => run.world.loss = 0,
+                    4 => (restarts += 1, run.client.restart(now)).1,
+                    5 => {
+                        let server = |it: &ModelServer| Server { addr: it.addr, trusted: which == 1 };
+                        let some: Vec<_> = run.world.servers.iter().skip(which.into()).map(server).collect();
+                        run.client.set_servers(now, &some);
+                        restarts += 1;
+                    }
+                    6 => run.world.servers[usize::from(which)].manner = Manner::Lies(which.into()),
+                    7 => run.world.servers[usize::from(which)].manner = Manner::Stubborn,
+                    _ => run.world.servers[usize::from(which)].manner = Manner::Silent,
+                }
+                run.run(Duration::from_millis(pause));
+            }
+            let asleep = run.client.poll_timeout().is_none();
+            prop_assert_eq!(asleep, run.client.v4().servers.is_empty());
+            // A round: 4 servers, 2 × 3 filter tests, hairpin, 3 elsewhere, each up to four times.
+            let rounds = restarts + 2 + (run.world.now - began).as_secs() / 15;
+            prop_assert!(run.world.sent_to.len() as u64 <= rounds * 4 * 14);
+        }
+    }
 }

@@ -7,57 +7,25 @@
 //!
 //! After that one server is asked now and then, which keeps the mapping alive and shows when it changes.
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use rand::Rng;
 use rand::rngs::StdRng;
-use rand::{Rng, RngCore};
 
 use super::behaviour::{FamilyReport, MAX_SERVERS, Server, ServerReport};
-use super::stun::{self, Change, Stun, Success, TransactionId};
+use super::questions::{Ask, Question, Questions};
+use super::stun::{Stun, Success};
 use super::verdict::{self, Evidence, FilterTests, Test};
 use crate::wire::{Dependence, NatBehaviour, usable_addr};
 
-/// Pauses after each transmission; the last one before giving up. The RFC's 500 ms × 7 is far too slow for somebody who
-/// waits for a game.
-const PAUSES: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400), Duration::from_millis(800)];
 /// Between two questions that keep the mapping alive, less or more by a tenth. RFC 4787 lets a mapping end after two
 /// minutes; real ones end from 30 seconds on.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// All servers are asked again. Renews what the ports of a counting NAT are predicted from.
 const REFRESH: Duration = Duration::from_secs(300);
-/// A NAT may let through what was sent to within the last minutes; a filter test against such an address says nothing.
-const REMEMBER: Duration = Duration::from_secs(600);
-const MAX_REMEMBERED: usize = 64;
 /// Filters are tested against so many servers.
 const MAX_FILTER_TESTS: usize = 3;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ask {
-    Mapped,
-    OtherAddress,
-    OtherPort,
-    /// At another address of `operator`.
-    Elsewhere {
-        operator: IpAddr,
-    },
-    Hairpin,
-}
-
-#[derive(Debug)]
-struct Transaction {
-    id: TransactionId,
-    ask: Ask,
-    to: SocketAddr,
-    /// From where the answer has to come.
-    expected: SocketAddr,
-    first_sent: Instant,
-    sent: usize,
-    due: Instant,
-    order: u32,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Answer {
@@ -88,14 +56,11 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct Family {
     servers: Vec<Known>,
-    transactions: Vec<Transaction>,
+    questions: Questions,
     stage: Stage,
     round_began: Instant,
-    order: u32,
     /// What others told: relays, and the servers' other addresses.
     told: Vec<(Evidence, Instant)>,
-    /// Where something was sent to, and when last.
-    contacted: VecDeque<(SocketAddr, Instant)>,
     /// All questions of a stage are answered.
     ready_at: Option<Instant>,
     keep_at: Option<Instant>,
@@ -115,12 +80,10 @@ impl Family {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             servers: Vec::new(),
-            transactions: Vec::new(),
+            questions: Questions::default(),
             stage: Stage::Idle,
             round_began: now,
-            order: 0,
             told: Vec::new(),
-            contacted: VecDeque::new(),
             ready_at: None,
             keep_at: None,
             refresh_at: now,
@@ -158,13 +121,13 @@ impl Family {
         }
         self.servers.retain(|known| wanted.contains(&known.server));
         let kept: Vec<_> = self.servers.iter().map(|known| known.server.addr).collect();
-        self.transactions.retain(|it| !matches!(it.ask, Ask::Mapped) || kept.contains(&it.to));
+        self.questions.retain(|it| !matches!(it.ask, Ask::Mapped) || kept.contains(&it.to));
         let new: Vec<_> = wanted.into_iter().filter(|server| !kept.contains(&server.addr)).collect();
         for server in &new {
             self.servers.push(Known { server: *server, answer: None, filter: None });
         }
         if self.servers.is_empty() {
-            self.transactions.clear();
+            self.questions.clear();
             self.stage = Stage::Idle;
             self.keep_at = None;
         } else if !new.is_empty() {
@@ -172,10 +135,10 @@ impl Family {
                 self.stage = Stage::Mapped;
             }
             for server in new {
-                self.start(now, rng, Ask::Mapped, server.addr, server.addr);
+                self.questions.start(now, rng, Ask::Mapped, server.addr, server.addr);
             }
         }
-        self.ready_at = Some(now);
+        self.settle(now, rng);
         self.conclude();
     }
 
@@ -193,7 +156,7 @@ impl Family {
     }
 
     fn begin_round(&mut self, now: Instant, rng: &mut StdRng) {
-        self.transactions.clear();
+        self.questions.clear();
         self.round_began = now;
         self.keep_at = None;
         if self.servers.is_empty() {
@@ -203,15 +166,15 @@ impl Family {
         self.stage = Stage::Mapped;
         let addrs: Vec<_> = self.servers.iter().map(|known| known.server.addr).collect();
         for addr in addrs {
-            self.start(now, rng, Ask::Mapped, addr, addr);
+            self.questions.start(now, rng, Ask::Mapped, addr, addr);
         }
     }
 
     pub(super) fn note_observed(&mut self, now: Instant, server: SocketAddr, mapped: SocketAddr, trusted: bool) {
         if usable_addr(&mapped) && mapped.is_ipv4() == server.is_ipv4() {
-            self.order += 1;
             let before = self.told.iter().find(|(it, _)| it.asked == server && it.mapped == mapped);
-            let order = before.map_or(self.order, |(it, _)| it.order);
+            let order = before.map(|(it, _)| it.order);
+            let order = order.unwrap_or_else(|| self.questions.next_order());
             let evidence = Evidence { asked: server, operator: server.ip(), mapped, trusted, order };
             self.tell(now, evidence);
             self.conclude();
@@ -228,17 +191,8 @@ impl Family {
         self.told.push((evidence, now));
     }
 
-    fn start(&mut self, now: Instant, rng: &mut StdRng, ask: Ask, to: SocketAddr, expected: SocketAddr) {
-        let mut id = [0; 16];
-        rng.fill_bytes(&mut id[4..]);
-        let id = TransactionId(u128::from_be_bytes(id));
-        self.order += 1;
-        let order = self.order;
-        self.transactions.push(Transaction { id, ask, to, expected, first_sent: now, sent: 0, due: now, order });
-    }
-
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.transactions.iter().map(|it| it.due).chain(self.ready_at).chain(self.keep_at).min()
+        self.questions.next_due().into_iter().chain(self.ready_at).chain(self.keep_at).min()
     }
 
     /// Sends what is due and goes on to the next stage where one has ended.
@@ -249,45 +203,17 @@ impl Family {
         }
         // Each turn sends or ends what is due; there are fewer stages than turns.
         for _ in 0..8 {
-            self.transmit(now, send);
-            self.expire(now, rng);
-            let due = self.transactions.iter().any(|it| it.due <= now);
-            if !due && (!self.transactions.is_empty() || !self.next_stage(now, rng)) {
+            self.questions.transmit(now, send);
+            self.give_up(now, rng);
+            let due = self.questions.next_due().is_some_and(|due| due <= now);
+            if !due && (!self.questions.is_empty() || !self.next_stage(now, rng)) {
                 break;
             }
         }
     }
 
-    fn transmit(&mut self, now: Instant, send: &mut dyn FnMut(SocketAddr, &[u8])) {
-        let mut sent_to = Vec::new();
-        for it in self.transactions.iter_mut().filter(|it| it.due <= now) {
-            let Some(pause) = PAUSES.get(it.sent) else { continue };
-            if it.sent == 0 {
-                it.first_sent = now;
-            }
-            it.sent += 1;
-            it.due = now + *pause;
-            let change = match it.ask {
-                Ask::OtherAddress => Change::BOTH,
-                Ask::OtherPort => Change::PORT,
-                Ask::Mapped | Ask::Elsewhere { .. } | Ask::Hairpin => Change::NONE,
-            };
-            send(it.to, &stun::request(it.id, change, it.to));
-            sent_to.push(it.to);
-        }
-        for to in sent_to {
-            self.contacted.retain(|(addr, _)| *addr != to);
-            if self.contacted.len() >= MAX_REMEMBERED {
-                self.contacted.pop_front();
-            }
-            self.contacted.push_back((to, now));
-        }
-    }
-
-    fn expire(&mut self, now: Instant, rng: &mut StdRng) {
-        let dead = |it: &Transaction| it.due <= now && it.sent >= PAUSES.len();
-        while let Some(at) = self.transactions.iter().position(dead) {
-            let ended = self.transactions.remove(at);
+    fn give_up(&mut self, now: Instant, rng: &mut StdRng) {
+        while let Some(ended) = self.questions.given_up(now) {
             match ended.ask {
                 Ask::Mapped => {
                     if let Some(known) = self.known(ended.to) {
@@ -325,18 +251,16 @@ impl Family {
             Stun::Success(success) => success.id,
             Stun::Refused { id } => *id,
         };
-        let Some(at) = self.transactions.iter().position(|it| it.id == id && it.sent > 0) else { return false };
-        let Some(asked) = self.transactions.get(at) else { return false };
-        let (ask, to, order) = (asked.ask, asked.to, asked.order);
+        let Some(asked) = self.questions.find(id) else { return false };
+        let Question { ask, to, .. } = asked;
         let test = match message {
             // Nobody but a NAT that hairpins sends a question back: the id was told to the own mapped address alone.
             Stun::Request(_) if ask == Ask::Hairpin => {
                 self.hairpin = Some(true);
                 Test::Passed
             }
-            Stun::Success(success) if from == asked.expected && self.believable(to, success) => {
-                let rtt = (asked.sent == 1).then(|| now.saturating_duration_since(asked.first_sent));
-                self.answered(now, rng, (ask, to, order), rtt, success);
+            Stun::Success(success) if from == asked.expected && believable(to, success) => {
+                self.answered(now, rng, &asked, success);
                 Test::Passed
             }
             Stun::Refused { .. } if from == to => Test::Void,
@@ -355,37 +279,25 @@ impl Family {
             Ask::Mapped | Ask::Hairpin | Ask::Elsewhere { .. } => {}
         }
         // A new round has dropped it already.
-        self.transactions.retain(|it| it.id != id);
-        if self.transactions.is_empty() && self.stage != Stage::Done {
-            self.ready_at = Some(now);
-        }
+        self.questions.retain(|it| it.id != id);
+        self.settle(now, rng);
         self.conclude();
         true
     }
 
-    fn believable(&self, to: SocketAddr, success: &Success) -> bool {
-        usable_addr(&success.mapped) && success.mapped.is_ipv4() == to.is_ipv4()
-    }
-
-    fn answered(
-        &mut self,
-        now: Instant,
-        rng: &mut StdRng,
-        (ask, to, order): (Ask, SocketAddr, u32),
-        rtt: Option<Duration>,
-        success: &Success,
-    ) {
+    fn answered(&mut self, now: Instant, rng: &mut StdRng, asked: &Question, success: &Success) {
+        let Question { ask, to, order, .. } = *asked;
         let done = self.stage == Stage::Done;
         match ask {
             Ask::Mapped => {
                 let other = success.other.filter(|other| usable_addr(other) && other.is_ipv4() == to.is_ipv4());
-                let answer = Answer { mapped: success.mapped, other, rtt, order };
+                let answer = Answer { mapped: success.mapped, other, rtt: asked.rtt(now), order };
                 let Some(known) = self.known(to) else { return };
                 let before = known.answer.replace(answer);
                 // Still the mapping of before.
                 let same = before.filter(|before| before.mapped == answer.mapped);
                 known.answer = Some(Answer {
-                    rtt: rtt.or(before.and_then(|before| before.rtt)),
+                    rtt: answer.rtt.or_else(|| before?.rtt),
                     order: same.map_or(order, |before| before.order),
                     ..answer
                 });
@@ -405,6 +317,17 @@ impl Family {
         }
     }
 
+    /// Sees to it that `poll` is called again.
+    fn settle(&mut self, now: Instant, rng: &mut StdRng) {
+        if self.questions.is_empty() {
+            match self.stage {
+                Stage::Idle => {}
+                Stage::Mapped | Stage::Filter | Stage::Elsewhere => self.ready_at = Some(now),
+                Stage::Done => self.keep_at = self.keep_at.or_else(|| Some(now + jittered(KEEPALIVE, rng))),
+            }
+        }
+    }
+
     /// Starts the next stage; `false` when there is none.
     fn next_stage(&mut self, now: Instant, rng: &mut StdRng) -> bool {
         match self.stage {
@@ -418,7 +341,7 @@ impl Family {
                 self.start_filter_tests(now, rng);
                 let hairpin = self.report.mapped.filter(|_| self.report.public == Some(false));
                 if let Some(mapped) = hairpin.filter(|_| !self.report.nat.mapping.is_symmetric()) {
-                    self.start(now, rng, Ask::Hairpin, mapped, mapped);
+                    self.questions.start(now, rng, Ask::Hairpin, mapped, mapped);
                 }
             }
             Stage::Filter => {
@@ -436,12 +359,7 @@ impl Family {
     }
 
     fn start_filter_tests(&mut self, now: Instant, rng: &mut StdRng) {
-        let contacted: Vec<_> = self
-            .contacted
-            .iter()
-            .filter(|(_, at)| now.saturating_duration_since(*at) < REMEMBER)
-            .map(|(addr, _)| *addr)
-            .collect();
+        let contacted = self.questions.contacted(now);
         let mut tests = Vec::new();
         for known in &self.servers {
             let server = known.server.addr;
@@ -458,7 +376,7 @@ impl Family {
             }
         }
         for (ask, to, expected) in tests {
-            self.start(now, rng, ask, to, expected);
+            self.questions.start(now, rng, ask, to, expected);
         }
     }
 
@@ -487,7 +405,7 @@ impl Family {
         for to in asked {
             if !seen.contains(&to) {
                 seen.push(to);
-                self.start(now, rng, Ask::Elsewhere { operator }, to, to);
+                self.questions.start(now, rng, Ask::Elsewhere { operator }, to, to);
             }
         }
     }
@@ -500,7 +418,7 @@ impl Family {
             .filter_map(|known| Some((known.answer?.rtt.unwrap_or(Duration::MAX), known.server.addr)))
             .min();
         match nearest {
-            Some((_, server)) if now < self.refresh_at => self.start(now, rng, Ask::Mapped, server, server),
+            Some((_, server)) if now < self.refresh_at => self.questions.start(now, rng, Ask::Mapped, server, server),
             _ => self.begin_round(now, rng),
         }
     }
@@ -568,4 +486,8 @@ impl Family {
 
 fn jittered(pause: Duration, rng: &mut StdRng) -> Duration {
     pause.mul_f64(rng.random_range(0.9..=1.1))
+}
+
+fn believable(asked: SocketAddr, success: &Success) -> bool {
+    usable_addr(&success.mapped) && success.mapped.is_ipv4() == asked.is_ipv4()
 }

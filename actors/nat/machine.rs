@@ -11,7 +11,7 @@ use super::addrs::{self, InterfaceAddr};
 use super::behaviour::{FamilyReport, MAX_SERVERS, Server, StunClient};
 use super::demux::{Class, Kind, Routes, runs};
 use super::handshake::{Gatekeeper, MAX_COOKIE, Verdict};
-use super::messages::{NatCounters, NatReport, PeerRoute, RelayNews, Serve};
+use super::messages::{NatCounters, NatReport, PeerRoute, PortMapView, RelayNews, Serve};
 use super::responder::{Origin, Responder};
 use crate::wire::{
     Candidate, CandidateKind, Contact, DatagramBatch, Dependence, Endpoint, Ipv4Range, LocalNetworks, LocalSocket,
@@ -71,7 +71,8 @@ pub struct NatMachine<T> {
     /// From the configuration.
     servers: Vec<SocketAddr>,
     relays: RelayNews,
-    mapped: Option<SocketAddr>,
+    /// `None`: switched off.
+    port_mapping: Option<PortMapView>,
     contact: Contact,
     networks: LocalNetworks,
     counters: NatCounters,
@@ -93,7 +94,7 @@ impl<T: Clone> NatMachine<T> {
             party: None,
             servers: Vec::new(),
             relays: RelayNews::default(),
-            mapped: None,
+            port_mapping: None,
             contact: Contact::default(),
             networks: LocalNetworks::default(),
             counters: NatCounters::default(),
@@ -193,16 +194,18 @@ impl<T: Clone> NatMachine<T> {
         self.refresh(now, out);
     }
 
-    /// The addresses of this machine's interfaces now. Other ones mean another network: everything is asked anew.
-    pub fn set_interfaces(&mut self, now: Instant, interfaces: Vec<InterfaceAddr>, out: &mut NatOutputs<T>) {
+    /// The addresses of this machine's interfaces now. Other ones mean another network: everything is asked anew. Returns
+    /// whether they are others.
+    pub fn set_interfaces(&mut self, now: Instant, interfaces: Vec<InterfaceAddr>, out: &mut NatOutputs<T>) -> bool {
         if interfaces == self.interfaces {
-            return;
+            return false;
         }
         self.interfaces = interfaces;
         self.set_local();
         self.stun.restart(now);
         self.poll_stun(now, out);
         self.refresh(now, out);
+        true
     }
 
     fn set_local(&mut self) {
@@ -251,12 +254,14 @@ impl<T: Clone> NatMachine<T> {
         self.refresh(now, out);
     }
 
-    /// The port that a router forwards to the data socket, or none.
-    pub fn set_mapped(&mut self, now: Instant, mapped: Option<SocketAddr>, out: &mut NatOutputs<T>) {
-        if mapped != self.mapped {
-            self.mapped = mapped;
-            self.refresh(now, out);
-        }
+    /// What the router said to the question to forward the data port.
+    pub fn set_port_mapping(&mut self, now: Instant, view: PortMapView, out: &mut NatOutputs<T>) {
+        self.port_mapping = Some(view);
+        self.refresh(now, out);
+    }
+
+    fn mapped(&self) -> Option<SocketAddr> {
+        self.port_mapping.as_ref().and_then(|view| view.external)
     }
 
     fn hosts(&self) -> Vec<SocketAddr> {
@@ -308,7 +313,7 @@ impl<T: Clone> NatMachine<T> {
         let named = self.settings.public_ips.iter().map(|&ip| SocketAddr::new(ip, port));
         let reports = [self.stun.v4(), self.stun.v6()];
         let reflexive = reports.into_iter().filter_map(|report| report.mapped);
-        let mut candidates: Vec<Candidate> = self.mapped.into_iter().map(of(CandidateKind::Mapped)).collect();
+        let mut candidates: Vec<Candidate> = self.mapped().into_iter().map(of(CandidateKind::Mapped)).collect();
         candidates.extend(named.map(of(CandidateKind::Mapped)));
         // Hosts before what is seen from outside: where both are the same, it is an address of this machine's own.
         candidates.splice(0..0, hosts.iter().copied().map(of(CandidateKind::Host)));
@@ -340,7 +345,7 @@ impl<T: Clone> NatMachine<T> {
             Serve::Never => None,
             Serve::Always => named
                 .or(self.stun.v4().mapped)
-                .or(self.mapped)
+                .or(self.mapped())
                 .or_else(|| self.hosts().into_iter().find(|addr| addrs::is_global(addr.ip())))
                 .or_else(|| self.hosts().into_iter().next()),
             Serve::Auto => {
@@ -350,7 +355,7 @@ impl<T: Clone> NatMachine<T> {
                     report.mapped.filter(|_| report.public == Some(true) && unfiltered)
                 };
                 open(self.stun.v4())
-                    .or(self.mapped.filter(|it| addrs::is_global(it.ip())))
+                    .or(self.mapped().filter(|it| addrs::is_global(it.ip())))
                     .or_else(|| open(self.stun.v6()))
             }
         }
@@ -395,7 +400,13 @@ impl<T: Clone> NatMachine<T> {
 
     #[must_use]
     pub fn report(&self) -> NatReport {
-        NatReport { v4: self.stun.v4().clone(), v6: self.stun.v6().clone(), port_mapping: self.mapped }
+        NatReport {
+            listen_port: self.settings.listen_port,
+            v4: self.stun.v4().clone(),
+            v6: self.stun.v6().clone(),
+            port_mapping: self.port_mapping.clone(),
+            lifetime: None,
+        }
     }
 }
 

@@ -94,7 +94,8 @@ fn a_crowd_of_interfaces_does_not_hide_the_outside() {
     let (mut machine, mut out, now) = machine(Serve::Never);
     let crowd = (0..40).flat_map(|n| interface(&format!("192.168.{n}.1"))).collect();
     machine.set_interfaces(now, crowd, &mut out);
-    machine.set_mapped(now, Some(addr("198.51.100.7:5000")), &mut out);
+    let external = Some(addr("198.51.100.7:5000"));
+    machine.set_port_mapping(now, PortMapView { external, ..PortMapView::default() }, &mut out);
     let contact = machine.contact();
     assert_eq!(contact.candidates.len(), crate::wire::MAX_CANDIDATES);
     assert!(contact.candidates.iter().any(|it| it.kind == CandidateKind::Mapped));

@@ -4,10 +4,12 @@
 use actix::{Message, Recipient};
 use serde::{Deserialize, Serialize};
 
+pub use super::behaviour::{FamilyReport, ServerReport};
+pub use super::lifetime::MappingLifetime;
+pub use super::portmap::{MapProtocol, PortMapView};
 use crate::peer::messages::Inbound;
 use std::net::SocketAddr;
 
-use super::behaviour::FamilyReport;
 use crate::wire::{Contact, DatagramBatch, LocalNetworks, LocalSocket, Ticket, TransmitBatch, WgPublicKey};
 
 /// Send these datagrams on the data socket.
@@ -86,10 +88,10 @@ pub enum Serve {
 #[rtype(result = "()")]
 pub struct Serving(pub Option<SocketAddr>);
 
-/// The port that a router forwards to the data socket, or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+/// Give back what the router forwards; answers when it is done or has taken too long.
+#[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
-pub struct PortMapped(pub Option<SocketAddr>);
+pub struct ReleasePorts;
 
 /// Open so many more sockets for the peer of that route, to punch through a NAT.
 #[derive(Message)]
@@ -114,15 +116,6 @@ pub struct SocketsOpened {
 pub struct CloseSockets {
     pub index: u32,
     pub keep: Option<LocalSocket>,
-}
-
-/// How this machine's network treats its data socket.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NatReport {
-    pub v4: FamilyReport,
-    pub v6: FamilyReport,
-    /// The outside address of a forwarded port (PCP, NAT-PMP, UPnP IGD).
-    pub port_mapping: Option<SocketAddr>,
 }
 
 /// Ask for the state of the data socket.
@@ -157,4 +150,16 @@ pub struct NatCounters {
     pub stun_refused: u64,
     /// Frames for a relay that this node is not, or more than it takes.
     pub dropped_relay: u64,
+}
+
+/// What is known about the NAT in front of the data socket: `lanrage netcheck` shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatReport {
+    pub listen_port: u16,
+    pub v4: FamilyReport,
+    pub v6: FamilyReport,
+    /// `None`: switched off.
+    pub port_mapping: Option<PortMapView>,
+    /// Measured only when asked for.
+    pub lifetime: Option<MappingLifetime>,
 }

@@ -7,10 +7,13 @@ pub mod demux;
 pub mod fallback;
 mod family;
 pub mod handshake;
+pub mod lifetime;
 pub mod machine;
 pub mod messages;
 #[cfg(test)]
 mod model;
+pub mod portmap;
+mod questions;
 pub mod responder;
 pub mod stun;
 pub mod udp;

@@ -94,10 +94,8 @@ fn by_one_server(evidence: &[Evidence]) -> Dependence {
     let ips: BTreeMap<IpAddr, SocketAddr> = evidence.iter().rev().map(|it| (it.asked.ip(), it.mapped)).collect();
     if ips.len() < 2 {
         // Other ports of one address: whatever they say, it does not follow for other addresses.
-        return match ports_of_one_address(evidence) {
-            Dependence::AddressAndPortDependent if evidence.len() >= 2 => Dependence::AddressAndPortDependent,
-            _ => Dependence::Unknown,
-        };
+        let differs = ports_of_one_address(evidence) == Dependence::AddressAndPortDependent && evidence.len() >= 2;
+        return if differs { Dependence::AddressAndPortDependent } else { Dependence::Unknown };
     }
     match majority(ips.values().copied()) {
         (_, count) if count == ips.len() => Dependence::EndpointIndependent,

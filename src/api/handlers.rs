@@ -69,6 +69,11 @@ pub(super) async fn status(shared: Data<Shared>) -> Answer {
     }))
 }
 
+pub(super) async fn netcheck(shared: Data<Shared>) -> Answer {
+    let nat = ask("socket", &shared.state.actors.get_nat, GetNat, QUESTION).await?;
+    Ok(HttpResponse::Ok().json(nat.report))
+}
+
 pub(super) async fn doctor(shared: Data<Shared>) -> Answer {
     let facts = &shared.state.facts;
     let (parts, problems) = parts(&shared).await;

@@ -164,6 +164,7 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(at("/api/v1/peers").route(web::get().to(handlers::peers)))
         .service(at("/api/v1/party").route(web::get().to(handlers::party)))
         .service(at("/api/v1/parties").route(web::get().to(handlers::parties)))
+        .service(at("/api/v1/netcheck").route(web::get().to(handlers::netcheck)))
         .service(at("/api/v1/doctor").route(web::get().to(handlers::doctor)))
         .service(at("/api/v1/party/create").route(web::post().to(handlers::create)))
         .service(at("/api/v1/party/join").route(web::post().to(handlers::join)))

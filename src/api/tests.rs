@@ -263,6 +263,7 @@ async fn status_has_what_programs_need() {
     assert_eq!(parts, [json!("tun"), json!("discovery")]);
     assert!(body["problems"][1]["message"].as_str().unwrap().contains("no route"));
     assert_eq!(node.get("/doctor").await.body["nat"]["listen_port"], 41641);
+    assert!(node.get("/netcheck").await.body["v4"]["nat"].is_object());
     node_without_party().await;
 }
 

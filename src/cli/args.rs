@@ -52,6 +52,26 @@ pub(super) enum Command {
     Relay(RelayArgs),
     /// Look for what keeps LANrage from working, and say how to fix it
     Doctor(AskArgs),
+    /// Show what your router does to connections, and what to do about it
+    #[command(
+        after_help = "Examples:\n  lanrage netcheck\n  lanrage netcheck --server stun.example.org:3478   ask other servers"
+    )]
+    Netcheck(NetcheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NetcheckArgs {
+    /// UDP port to look from, instead of asking the running LANrage
+    #[arg(long, value_name = "PORT")]
+    pub(super) port: Option<u16>,
+    /// STUN server to ask instead of the running LANrage; may be repeated
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(super) server: Vec<String>,
+    /// Do not ask the router to forward a port
+    #[arg(long)]
+    pub(super) no_port_mapping: bool,
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
 }
 
 #[derive(Debug, Args)]
@@ -255,6 +275,7 @@ mod tests {
             "status --json",
             "peers",
             "doctor --api [::1]:9",
+            "netcheck --json --port 5000 --server a:1,b:2 --no-port-mapping",
         ] {
             parse(&format!("lanrage {line}"));
         }

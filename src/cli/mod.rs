@@ -4,6 +4,7 @@ mod args;
 mod client;
 mod commands;
 mod doctor;
+mod netcheck;
 mod percentile;
 pub mod print;
 mod views;
@@ -32,6 +33,7 @@ pub fn run() -> ExitCode {
         Some(Command::Peers(args)) => commands::peers(&args, &places),
         Some(Command::Ping(args)) => commands::ping(&args, &places),
         Some(Command::Doctor(args)) => doctor::run(&args, &places),
+        Some(Command::Netcheck(args)) => netcheck::run(&args, &places),
     };
     outcome.unwrap_or_else(|message| {
         print::error(&message);

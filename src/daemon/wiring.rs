@@ -9,7 +9,7 @@ use ed25519_dalek::SigningKey;
 use futures::channel::oneshot;
 use lanrage_actors::discovery::{self, BindDiscovery, DiscoveryActor, DiscoveryConfig};
 use lanrage_actors::nat::machine::NatSettings;
-use lanrage_actors::nat::messages::Serve;
+use lanrage_actors::nat::messages::{ReleasePorts, Serve};
 use lanrage_actors::nat::{BindNat, BoundSockets, NatActor, NatLinks, Sockets};
 use lanrage_actors::party::actor::{Bind as BindParty, PartyActor, Start as StartParty};
 use lanrage_actors::party::machine::PartyConfig;
@@ -41,6 +41,8 @@ pub(super) struct NatData {
     pub(super) stun_servers: Vec<String>,
     pub(super) serve: Serve,
     pub(super) public_ips: Vec<IpAddr>,
+    /// Ask the router to forward the data port.
+    pub(super) port_mapping: bool,
     /// A second socket, so that others can find out how their NATs filter.
     pub(super) alternate: bool,
 }
@@ -99,7 +101,13 @@ pub(super) async fn data_socket(
         let second = LocalSocket(1);
         let alternate = if data.alternate { Some((second, sockets.open(second, 0).map_err(refused)?)) } else { None };
         let settings = NatSettings { listen_port, device, serve: data.serve, alternate, public_ips: data.public_ips };
-        Ok(NatActor::new(sockets, settings, data.stun_servers, wg_secret, seed).start())
+        let nonce = data.port_mapping.then(|| {
+            // Another program must not be able to guess it, and the router must see the same after a restart.
+            let derived = blake3::derive_key("lanrage v1 pcp nonce", &wg_secret);
+            let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| derived[at + byte]));
+            [word(0), word(4), word(8)]
+        });
+        Ok(NatActor::new(sockets, settings, data.stun_servers, wg_secret, seed, nonce).start())
     })
     .await
 }
@@ -203,7 +211,9 @@ impl Node {
 
     /// Closes the device and ends the threads; the party remembers this machine as a member that is away.
     pub(super) async fn stop(self, within: Duration) {
-        let _ = tokio::time::timeout(within, self.tun.send(SetAddress(None))).await;
+        let device = self.tun.send(SetAddress(None));
+        let ports = self.nat.send(ReleasePorts);
+        let _ = tokio::time::timeout(within, futures::future::join(device, ports)).await;
         for arbiter in &self.arbiters {
             arbiter.stop();
         }
