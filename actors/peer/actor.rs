@@ -6,9 +6,9 @@ use actix::prelude::*;
 use futures::channel::oneshot;
 
 use super::machine::{Outputs, PeerEvent, PeerMachine};
-use super::messages::{Inbound, Outbound, Ping, PingError};
+use super::messages::{Inbound, Outbound, Ping, PingError, SetStream};
 use super::supervisor::{Died, PeerState, ReportState, Stop, Update};
-use crate::nat::messages::{Networks, Transmit};
+use crate::nat::messages::{Networks, OwnContact, Transmit};
 use crate::tun::messages::Deliver;
 
 /// Batches, not packets.
@@ -180,6 +180,24 @@ impl Handler<Networks> for PeerActor {
 
     fn handle(&mut self, Networks(networks): Networks, ctx: &mut Self::Context) {
         self.machine.set_networks(now(), networks, &mut self.outputs);
+        self.flush(ctx);
+    }
+}
+
+impl Handler<OwnContact> for PeerActor {
+    type Result = ();
+
+    fn handle(&mut self, OwnContact(contact): OwnContact, ctx: &mut Self::Context) {
+        self.machine.set_contact(now(), contact, &mut self.outputs);
+        self.flush(ctx);
+    }
+}
+
+impl Handler<SetStream> for PeerActor {
+    type Result = ();
+
+    fn handle(&mut self, SetStream { stream, .. }: SetStream, ctx: &mut Self::Context) {
+        self.machine.set_stream(now(), stream, &mut self.outputs);
         self.flush(ctx);
     }
 }

@@ -7,7 +7,7 @@ use actix::Message;
 use serde::Serialize;
 
 pub use super::probe::{PROBE_MAGIC, probe_tag};
-use crate::wire::{Contact, DatagramBatch, NodeId, PacketBatch, WgPublicKey};
+use crate::wire::{CandidateKind, Contact, DatagramBatch, NodeId, PacketBatch, WgPublicKey};
 
 /// IP packets for this peer, read from the virtual device.
 #[derive(Debug, Message)]
@@ -56,6 +56,15 @@ impl std::fmt::Debug for Secret {
 #[rtype(result = "Vec<PeerView>")]
 pub struct GetPeers;
 
+/// A stream that carries datagrams to the member (UDP blocked), by the address that stands for it; `None` when it has
+/// closed.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct SetStream {
+    pub node: NodeId,
+    pub stream: Option<SocketAddr>,
+}
+
 /// Send one ICMP echo request through the peer's tunnel and wait for the answer of its machine.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Duration, PingError>")]
@@ -88,10 +97,54 @@ pub enum PathKind {
     None,
 }
 
+impl PathKind {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lan => "LAN",
+            Self::Direct => "direct",
+            Self::Relay => "relay",
+            Self::Tcp => "TCP",
+            Self::None => "none",
+        }
+    }
+}
+
+/// How this machine came to know an address of the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    Host,
+    Mapped,
+    ServerReflexive,
+    /// Seen on a ping.
+    PeerReflexive,
+    Predicted,
+    /// The address is a relay's at which the peer has a ticket.
+    Relay,
+    /// The address stands for a stream.
+    Stream,
+}
+
+impl From<CandidateKind> for Origin {
+    fn from(kind: CandidateKind) -> Self {
+        match kind {
+            CandidateKind::Host => Self::Host,
+            CandidateKind::Mapped => Self::Mapped,
+            CandidateKind::ServerReflexive => Self::ServerReflexive,
+            CandidateKind::PeerReflexive => Self::PeerReflexive,
+            CandidateKind::Predicted => Self::Predicted,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Serialize)]
 pub struct PathView {
     pub kind: PathKind,
+    /// The peer's address, or its relay's.
     pub endpoint: Option<SocketAddr>,
+    /// Why this path and not another, in words.
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -105,6 +158,13 @@ pub struct PeerView {
     pub path: PathView,
     /// Low percentile of the last round trips on the path in use, milliseconds.
     pub rtt_ms: Option<f64>,
+    /// Mean difference between round trips in a row (RFC 3550, section 6.4.1).
+    pub jitter_ms: Option<f64>,
+    /// Of the last 64 probes on the path in use, there and back.
+    pub loss_percent: Option<f32>,
+    /// How often another path was taken, and seconds since the last time.
+    pub path_changes: u32,
+    pub last_path_change_s: Option<u64>,
     /// Bytes of IP packets through the tunnel.
     pub rx_bytes: u64,
     pub tx_bytes: u64,
@@ -116,13 +176,26 @@ pub struct PeerView {
     pub restarts: u32,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CandidateState {
+    Untested,
+    Probing,
+    /// Answers.
+    Live,
+    /// Answered once, or never over 20 probes.
+    Dead,
+}
+
 #[derive(Debug, Clone, Serialize)]
 pub struct CandidateView {
     pub endpoint: SocketAddr,
     pub kind: PathKind,
-    /// Answered a probe lately.
-    pub live: bool,
+    pub origin: Origin,
+    pub state: CandidateState,
+    pub in_use: bool,
     pub rtt_ms: Option<f64>,
+    pub loss_percent: Option<f32>,
 }
 
 /// Dropped packets since the tunnel was started, by reason.
@@ -136,8 +209,12 @@ pub struct PeerCounters {
     pub dropped_misdirected: u64,
     /// WireGuard refused it: wrong key, replay, damage.
     pub dropped_undecryptable: u64,
-    /// Probes that did not open, or were malformed.
+    /// Probes and offers that did not open, were malformed, seen before, or too many.
     pub dropped_probes: u64,
+    /// Answers to what a relay forwarded, while the peer had given no ticket.
+    pub dropped_no_ticket: u64,
+    /// Probes not sent because an address that does not answer has had its share.
+    pub refused_probes: u64,
     /// The socket's or the device's mailbox was full.
     pub dropped_busy: u64,
 }

@@ -11,11 +11,11 @@ use rand::{Rng, SeedableRng};
 
 use super::actor::{PeerActor, PeerLinks};
 use super::machine::{OwnIdentity, PeerMachine};
-use super::messages::{GetPeers, PeerSpec, PeerView, Ping, PingError, SetPeers};
+use super::messages::{GetPeers, PeerSpec, PeerView, Ping, PingError, SetPeers, SetStream};
 use super::replay::first_ping_id;
-use crate::nat::messages::{Networks, PeerRoute, Register, Transmit, Unregister};
+use crate::nat::messages::{Networks, OwnContact, PeerRoute, Register, Transmit, Unregister};
 use crate::tun::messages::{AddRoute, Deliver, RemoveRoute};
-use crate::wire::{LocalNetworks, NodeId};
+use crate::wire::{Contact, LocalNetworks, NodeId};
 
 /// One `Died` for each of 255 peers, and a few questions.
 const MAILBOX: usize = 512;
@@ -90,6 +90,7 @@ pub struct PeerSupervisor {
     own: OwnIdentity,
     own_ip: Option<Ipv4Addr>,
     networks: LocalNetworks,
+    contact: Contact,
     links: Option<Links>,
     peers: BTreeMap<NodeId, Peer>,
     incarnations: u64,
@@ -104,6 +105,7 @@ impl PeerSupervisor {
             own,
             own_ip: None,
             networks: LocalNetworks::default(),
+            contact: Contact::default(),
             links: None,
             peers: BTreeMap::new(),
             incarnations: 0,
@@ -130,7 +132,8 @@ impl PeerSupervisor {
             index,
             first_ping_id(unix_ms()),
             self.rng.random(),
-        );
+        )
+        .with_contact(self.contact.clone());
         let route = PeerRoute { index, probe_tag: machine.probe_tag(), wg_key: spec.wg_key };
         let died = Died { node, incarnation: self.incarnations };
         let peer_links = PeerLinks { nat: links.transmit, tun: links.deliver };
@@ -206,6 +209,13 @@ impl PeerSupervisor {
         let Some(addr) = self.peers.get(&node).and_then(|peer| peer.addr.as_ref()) else { return };
         if let Err(SendError::Full(_)) = addr.try_send(Networks(self.networks.clone())) {
             ctx.run_later(RETRY, move |actor, ctx| actor.tell_networks(node, ctx));
+        }
+    }
+
+    fn tell_contact(&mut self, node: NodeId, ctx: &mut Context<Self>) {
+        let Some(addr) = self.peers.get(&node).and_then(|peer| peer.addr.as_ref()) else { return };
+        if let Err(SendError::Full(_)) = addr.try_send(OwnContact(self.contact.clone())) {
+            ctx.run_later(RETRY, move |actor, ctx| actor.tell_contact(node, ctx));
         }
     }
 
@@ -327,6 +337,28 @@ impl Handler<Networks> for PeerSupervisor {
         self.networks = networks;
         for node in self.peers.keys().copied().collect::<Vec<_>>() {
             self.tell_networks(node, ctx);
+        }
+    }
+}
+
+impl Handler<OwnContact> for PeerSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, OwnContact(contact): OwnContact, ctx: &mut Self::Context) {
+        self.contact = contact;
+        for node in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.tell_contact(node, ctx);
+        }
+    }
+}
+
+impl Handler<SetStream> for PeerSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, set: SetStream, ctx: &mut Self::Context) {
+        let Some(addr) = self.peers.get(&set.node).and_then(|peer| peer.addr.as_ref()) else { return };
+        if let Err(SendError::Full(_)) = addr.try_send(set) {
+            ctx.run_later(RETRY, move |actor, ctx| Handler::handle(actor, set, ctx));
         }
     }
 }

@@ -1,5 +1,8 @@
 //! One peer: its tunnel, its paths, and the packets that wait for them.
 
+mod control;
+mod view;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -8,14 +11,16 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::echo::{Echoes, PingId};
-use super::messages::{PathKind, PathView, PeerCounters, PeerSpec, PeerView, PingError};
+use super::messages::{PathKind, PeerCounters, PeerSpec, PingError};
+use super::offer::Offers;
 use super::paths::{Paths, ProbeOut};
 use super::probe::{PROBE_MAGIC, Probe, ProbeKeys};
 use super::replay::ReplayWindow;
 use super::stage::Stage;
 use super::tunnel::{Decapsulated, MAX_CONTROL, OVERHEAD, Tunnel};
+use super::way::{Way, append, append_message};
 use crate::wire::ip::Ipv4Packet;
-use crate::wire::{DatagramBatch, LocalNetworks, NodeId, PacketBatch, TransmitBatch, WgPublicKey};
+use crate::wire::{Contact, DatagramBatch, Endpoint, LocalNetworks, NodeId, PacketBatch, TransmitBatch, WgPublicKey};
 
 /// What this machine is to its peers.
 #[derive(Clone)]
@@ -64,10 +69,15 @@ pub enum PeerEvent {
 pub struct PeerMachine {
     own_ip: Ipv4Addr,
     spec: PeerSpec,
+    /// How this machine can be reached, for offers.
+    own_contact: Contact,
+    /// How the peer can be reached, by its record and its last offer.
+    peer_contact: Contact,
     networks: LocalNetworks,
     tunnel: Tunnel,
     keys: ProbeKeys,
     paths: Paths,
+    offers: Offers,
     stage: Stage,
     echoes: Echoes,
     pings_seen: ReplayWindow,
@@ -80,7 +90,8 @@ pub struct PeerMachine {
 }
 
 impl PeerMachine {
-    /// `index`: upper 24 bits of the WireGuard receiver index. `seed`: for nonces and ids, from a secure source.
+    /// `index`: upper 24 bits of the WireGuard receiver index. `first_ping`: see `replay::first_ping_id`; numbers of
+    /// offers start there too. `seed`: for nonces and ids, from a secure source.
     #[must_use]
     pub fn new(
         now: Instant,
@@ -94,16 +105,20 @@ impl PeerMachine {
     ) -> Self {
         let mut rng = StdRng::from_seed(seed);
         let mut paths = Paths::new(first_ping);
-        paths.set_candidates(now, &addrs(&spec), &networks);
+        paths.set_networks(&networks, spec.contact.nat.udp_blocked);
+        paths.set_contact(now, &spec.contact, &networks);
         Self {
             tunnel: Tunnel::new(now, own.wg_secret.clone(), spec.wg_key, spec.psk.clone(), index, own.node < spec.node),
             keys: ProbeKeys::new(&own.wg_secret, spec.wg_key, &spec.psk),
             echoes: Echoes::new(rng.random()),
             pings_seen: ReplayWindow::default(),
             own_ip,
+            own_contact: Contact::default(),
+            peer_contact: spec.contact.clone(),
             spec,
             networks,
             paths,
+            offers: Offers::new(first_ping),
             stage: Stage::default(),
             rng,
             counters: PeerCounters::default(),
@@ -112,6 +127,14 @@ impl PeerMachine {
             connected: false,
             probes: Vec::new(),
         }
+    }
+
+    /// As `set_contact`, before anything is sent.
+    #[must_use]
+    pub fn with_contact(mut self, contact: Contact) -> Self {
+        self.own_contact = contact;
+        self.paths.set_networks(&self.networks, self.own_contact.nat.udp_blocked || self.peer_contact.nat.udp_blocked);
+        self
     }
 
     #[must_use]
@@ -127,11 +150,13 @@ impl PeerMachine {
     /// What the roster says of the member now. Its keys and virtual IP are the same: with others it is another machine.
     pub fn update(&mut self, now: Instant, own_ip: Ipv4Addr, spec: PeerSpec, out: &mut Outputs) {
         self.own_ip = own_ip;
-        if spec.contact.candidates != self.spec.contact.candidates {
-            self.paths.set_candidates(now, &addrs(&spec), &self.networks);
-            self.paths.restart_probing(now);
+        if spec.contact == self.spec.contact {
+            self.spec = spec;
+        } else {
+            self.spec = spec;
+            self.offers.on_record(now);
+            self.contact_changed(now);
         }
-        self.spec = spec;
         self.handle_timeout(now, out);
     }
 
@@ -139,37 +164,45 @@ impl PeerMachine {
     pub fn set_networks(&mut self, now: Instant, networks: LocalNetworks, out: &mut Outputs) {
         if networks != self.networks {
             self.networks = networks;
-            self.paths.set_networks(&self.networks);
-            self.paths.restart_probing(now);
+            self.contact_changed(now);
             self.handle_timeout(now, out);
         }
     }
 
+    /// The stream that carries datagrams to the peer, or that there is none.
+    pub fn set_stream(&mut self, now: Instant, stream: Option<SocketAddr>, out: &mut Outputs) {
+        self.paths.set_stream(now, stream, &self.networks);
+        self.handle_timeout(now, out);
+    }
+
     /// IP packets for the peer.
     pub fn handle_outbound(&mut self, now: Instant, batch: &PacketBatch, out: &mut Outputs) {
-        if !self.sendable() {
+        let Some(way) = self.sendable_way() else {
             for packet in batch.iter() {
                 self.counters.dropped_staged += self.stage.push(packet);
             }
             self.handle_timeout(now, out);
             return;
-        }
+        };
         for packet in batch.iter() {
-            self.encrypt(packet, out);
+            self.encrypt(&way, packet, out);
         }
         self.paths.on_sent(now);
     }
 
     fn sendable(&self) -> bool {
-        self.tunnel.has_session() && self.paths.selected().is_some()
+        self.sendable_way().is_some()
     }
 
-    fn encrypt(&mut self, packet: &[u8], out: &mut Outputs) {
-        let Some((to, _)) = self.paths.selected() else { return };
+    fn sendable_way(&self) -> Option<Way> {
+        self.paths.selected().filter(|_| self.tunnel.has_session()).map(|(way, _)| way)
+    }
+
+    fn encrypt(&mut self, way: &Way, packet: &[u8], out: &mut Outputs) {
         let sealed = packet.len() + OVERHEAD;
         let tunnel = &mut self.tunnel;
         let mut sent = false;
-        append(&mut out.transmits, to, sealed, sealed.max(MAX_CONTROL), |slot| {
+        append(&mut out.transmits, way, sealed, sealed.max(MAX_CONTROL), |slot| {
             let len = tunnel.encapsulate(packet, slot);
             sent = len.is_some();
             len
@@ -181,7 +214,7 @@ impl PeerMachine {
 
     /// Datagrams from the network that the demultiplexer took for this peer's.
     pub fn handle_inbound(&mut self, now: Instant, batch: &DatagramBatch, out: &mut Outputs) {
-        let from = batch.from().addr;
+        let from = batch.from();
         for datagram in batch.iter() {
             if datagram.first() == Some(&PROBE_MAGIC) {
                 self.handle_probe(now, from, datagram, out);
@@ -192,29 +225,7 @@ impl PeerMachine {
         self.settle(now, out);
     }
 
-    fn handle_probe(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], out: &mut Outputs) {
-        match self.keys.open(datagram) {
-            // A repeated ping would make this node answer, and probe, wherever it was replayed from.
-            Some(Probe::Ping { id }) if !self.pings_seen.accept(id) => self.counters.dropped_probes += 1,
-            Some(Probe::Ping { id }) => {
-                self.paths.on_ping(now, from, &self.networks);
-                self.send_probe(from, Probe::Pong { id, observed: from }, out);
-                self.handle_timeout(now, out);
-            }
-            Some(Probe::Pong { id, .. }) => {
-                self.paths.on_pong(now, from, id);
-                self.reselect(out);
-            }
-            None => self.counters.dropped_probes += 1,
-        }
-    }
-
-    fn send_probe(&mut self, to: SocketAddr, probe: Probe, out: &mut Outputs) {
-        let sealed = self.keys.seal(probe, self.rng.random());
-        append_message(&mut out.transmits, to, &sealed);
-    }
-
-    fn handle_wireguard(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], out: &mut Outputs) {
+    fn handle_wireguard(&mut self, now: Instant, from: Endpoint, datagram: &[u8], out: &mut Outputs) {
         let room = datagram.len().max(MAX_CONTROL);
         let mut kept = false;
         let mut outcome = Decapsulated::Refused;
@@ -224,6 +235,7 @@ impl PeerMachine {
             return;
         }
         let transmits = &mut out.transmits;
+        let paths = &self.paths;
         deliver.push_with(room, |slot| {
             outcome = self.tunnel.decapsulate(now, datagram, slot);
             match outcome {
@@ -237,7 +249,10 @@ impl PeerMachine {
                     kept.then_some(len)
                 }
                 Decapsulated::Reply(len) => {
-                    append_message(transmits, from, &slot[..len]);
+                    match paths.answer_to(from).or_else(|| paths.selected().map(|(way, _)| way)) {
+                        Some(way) => append_message(transmits, &way, &slot[..len]),
+                        None => self.counters.dropped_no_ticket += 1,
+                    }
                     None
                 }
                 Decapsulated::Nothing | Decapsulated::Refused => None,
@@ -253,9 +268,9 @@ impl PeerMachine {
 
     /// After input: packets that waited go out once they can, and changes are told.
     fn settle(&mut self, now: Instant, out: &mut Outputs) {
-        if self.sendable() && !self.stage.is_empty() {
+        if let Some(way) = self.sendable_way().filter(|_| !self.stage.is_empty()) {
             while let Some(packet) = self.stage.pop() {
-                self.encrypt(&packet, out);
+                self.encrypt(&way, &packet, out);
             }
             self.paths.on_sent(now);
         }
@@ -264,21 +279,21 @@ impl PeerMachine {
         if connected != self.connected {
             self.connected = connected;
             out.events.push(match self.paths.selected() {
-                Some((endpoint, path)) if connected => PeerEvent::Connected { path, endpoint },
+                Some((way, path)) if connected => PeerEvent::Connected { path, endpoint: way.to().addr },
                 Some(_) | None => PeerEvent::Disconnected,
             });
         }
     }
 
-    fn reselect(&mut self, out: &mut Outputs) {
-        if self.paths.reselect() {
+    fn reselect(&mut self, now: Instant, out: &mut Outputs) {
+        if self.paths.reselect(now) {
             self.path_changed(out);
         }
     }
 
     fn path_changed(&self, out: &mut Outputs) {
-        if let (true, Some((endpoint, path))) = (self.connected, self.paths.selected()) {
-            out.events.push(PeerEvent::PathChanged { path, endpoint });
+        if let (true, Some((way, path))) = (self.connected, self.paths.selected()) {
+            out.events.push(PeerEvent::PathChanged { path, endpoint: way.to().addr });
         }
     }
 
@@ -288,16 +303,24 @@ impl PeerMachine {
         if self.paths.tick(now, &mut probes) {
             self.path_changed(out);
         }
+        if self.paths.take_lost() {
+            self.offers.request(now);
+            if self.paths.selected().is_none() {
+                self.paths.restart_probing(now);
+                self.paths.tick(now, &mut probes);
+            }
+        }
         for probe in &probes {
-            self.send_probe(probe.to, Probe::Ping { id: probe.id }, out);
+            self.send_probe(&probe.way, Probe::Ping { id: probe.id }, out);
         }
         self.probes = probes;
+        self.send_offers(now, out);
         let selected = self.paths.selected();
         let wanted = !self.stage.is_empty();
         let transmits = &mut out.transmits;
         self.tunnel.tick(now, selected.is_some(), wanted, |message| {
-            if let Some((to, _)) = selected {
-                append_message(transmits, to, message);
+            if let Some((way, _)) = &selected {
+                append_message(transmits, way, message);
             }
         });
         self.settle(now, out);
@@ -306,7 +329,7 @@ impl PeerMachine {
     /// When `handle_timeout` wants to be called, and for what.
     #[must_use]
     pub fn poll_timeout(&self) -> (Instant, &'static str) {
-        [self.paths.poll_timeout(), self.echoes.poll_timeout()]
+        [self.paths.poll_timeout(), self.echoes.poll_timeout(), self.offers.poll_timeout()]
             .into_iter()
             .flatten()
             .fold(self.tunnel.poll_timeout(), |least, next| if next.0 < least.0 { next } else { least })
@@ -317,12 +340,10 @@ impl PeerMachine {
     /// # Errors
     /// `NotConnected` when there is no path or session now.
     pub fn ping(&mut self, now: Instant, timeout: Duration, out: &mut Outputs) -> Result<PingId, PingError> {
-        if !self.sendable() {
-            return Err(PingError::NotConnected);
-        }
+        let way = self.sendable_way().ok_or(PingError::NotConnected)?;
         let (id, request) =
             self.echoes.start(now, timeout, self.own_ip, self.spec.virtual_ip).ok_or(PingError::NotConnected)?;
-        self.encrypt(&request, out);
+        self.encrypt(&way, &request, out);
         self.paths.on_sent(now);
         Ok(id)
     }
@@ -330,32 +351,6 @@ impl PeerMachine {
     pub fn count_busy(&mut self) {
         self.counters.dropped_busy += 1;
     }
-
-    #[must_use]
-    pub fn view(&self, now: Instant, restarts: u32) -> PeerView {
-        let selected = self.paths.selected();
-        PeerView {
-            node: self.spec.node,
-            name: self.spec.name.clone(),
-            virtual_ip: self.spec.virtual_ip,
-            connected: self.sendable(),
-            path: PathView {
-                kind: selected.map_or(PathKind::None, |(_, kind)| kind),
-                endpoint: selected.map(|(endpoint, _)| endpoint),
-            },
-            rtt_ms: self.paths.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
-            rx_bytes: self.rx_bytes,
-            tx_bytes: self.tx_bytes,
-            last_handshake_s: self.tunnel.since_handshake(now).map(|age| age.as_secs()),
-            candidates: self.paths.candidates(),
-            counters: self.counters,
-            restarts,
-        }
-    }
-}
-
-fn addrs(spec: &PeerSpec) -> Vec<SocketAddr> {
-    spec.contact.candidates.iter().map(|candidate| candidate.addr).collect()
 }
 
 /// Only from the member's own virtual IP, only to this machine's.
@@ -369,34 +364,5 @@ fn accept(packet: &[u8], peer_ip: Ipv4Addr, own_ip: Ipv4Addr, counters: &mut Pee
     false
 }
 
-/// Adds one datagram to the last batch when it fits its shape, else to a new one.
-fn append(
-    transmits: &mut Vec<TransmitBatch>,
-    to: SocketAddr,
-    expected: usize,
-    room: usize,
-    mut write: impl FnMut(&mut [u8]) -> Option<usize>,
-) {
-    if let Some(last) = transmits.last_mut()
-        && last.destination() == to
-        && last.push_with(expected, room, &mut write)
-    {
-        return;
-    }
-    let mut batch = TransmitBatch::new(to);
-    batch.push_with(expected, room, write);
-    if !batch.is_empty() {
-        transmits.push(batch);
-    }
-}
-
-fn append_message(transmits: &mut Vec<TransmitBatch>, to: SocketAddr, message: &[u8]) {
-    append(transmits, to, message.len(), message.len(), |slot| {
-        slot[..message.len()].copy_from_slice(message);
-        Some(message.len())
-    });
-}
-
 #[cfg(test)]
-#[path = "machine_tests.rs"]
 mod tests;

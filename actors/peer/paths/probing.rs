@@ -1,0 +1,82 @@
+//! How often each path is asked, and how often a silent address may be.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::super::bucket::Bucket;
+use super::path::Path;
+
+/// Packets out within this time make the probe rate that of a game.
+pub(super) const ACTIVE_FOR: Duration = Duration::from_secs(3);
+pub(super) const PROBE_ACTIVE: Duration = Duration::from_secs(1);
+/// Live, not in use and not kept warm, while traffic flows.
+pub(super) const PROBE_BESIDE: Duration = Duration::from_secs(5);
+/// Well under the 30 s that the shortest-lived NAT mappings in homes last.
+pub(super) const PROBE_IDLE: Duration = Duration::from_secs(15);
+/// Packets went out and nothing authentic came back for this long: ask.
+pub(super) const QUIET_BEFORE_SUSPECT: Duration = Duration::from_millis(250);
+pub(super) const PROBE_SUSPECT: Duration = Duration::from_millis(100);
+/// So many of those unanswered, and a path that does answer is used instead. One that has none must wait for death.
+pub(super) const FAILING_AFTER: u32 = 2;
+/// First retry towards a candidate that has not answered; doubles up to `PROBE_SILENT_MAX`.
+const PROBE_FIRST: Duration = Duration::from_millis(100);
+const PROBE_SILENT_MAX: Duration = Duration::from_secs(5);
+/// Doublings until the longest interval, which then holds until the candidate is given up as offline.
+pub(super) const SILENT_LONG_AFTER: u32 = 20;
+const PROBE_OFFLINE: Duration = Duration::from_secs(30);
+
+/// Probes to addresses that do not answer, for one peer: at once, and then one each so long.
+const SILENT_BURST: u32 = 96;
+const SILENT_EACH: Duration = Duration::from_millis(50);
+/// The same to one IP address (all ports): 40 at once, then 30 a minute.
+const ADDRESS_BURST: u32 = 40;
+const ADDRESS_EACH: Duration = Duration::from_secs(2);
+/// Addresses remembered; with more the one that was asked longest ago is forgotten, and the peer's bound holds alone.
+const ADDRESSES: usize = 64;
+
+/// Interval to the next probe of a path that does not answer.
+pub(super) fn silent_interval(sent: u32) -> Duration {
+    if sent >= SILENT_LONG_AFTER {
+        PROBE_OFFLINE
+    } else {
+        PROBE_FIRST.saturating_mul(1 << sent.min(6)).min(PROBE_SILENT_MAX)
+    }
+}
+
+/// What keeps a member from making this machine flood somebody who has not agreed to it (RFC 8445, section 19.5.1): no
+/// list of candidates, however often it changes, gets more probes to silent addresses than this lets through.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    total: Bucket,
+    addresses: Vec<(IpAddr, Instant, Bucket)>,
+    pub(super) refused: u64,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self { total: Bucket::new(SILENT_BURST, SILENT_EACH), addresses: Vec::new(), refused: 0 }
+    }
+}
+
+impl Allowance {
+    pub(super) fn take(&mut self, now: Instant, path: &Path) -> bool {
+        if path.live() {
+            return true;
+        }
+        let ip = path.addr().ip();
+        let found = self.addresses.iter().position(|(known, ..)| *known == ip).unwrap_or_else(|| {
+            if self.addresses.len() >= ADDRESSES
+                && let Some(oldest) = (0..self.addresses.len()).min_by_key(|at| self.addresses[*at].1)
+            {
+                self.addresses.swap_remove(oldest);
+            }
+            self.addresses.push((ip, now, Bucket::new(ADDRESS_BURST, ADDRESS_EACH)));
+            self.addresses.len() - 1
+        });
+        let (_, asked, bucket) = &mut self.addresses[found];
+        *asked = now;
+        let allowed = self.total.free_at(now) <= now && bucket.take(now) && self.total.take(now);
+        self.refused += u64::from(!allowed);
+        allowed
+    }
+}
