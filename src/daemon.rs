@@ -77,6 +77,7 @@ async fn run_node(config: Config) -> Result<(), String> {
             dht_protocol: config.dht_protocol.clone(),
             mdns: config.mdns,
             public_ips: Vec::new(),
+            extra_tcp_ports: Vec::new(),
         },
         name: config.name.clone(),
         range: config.range,

@@ -9,9 +9,10 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, TransportError, identify, mdns, relay};
 
-use super::actor::{DiscoveryActor, node_id, now};
+use super::actor::{DiscoveryActor, node_id, now, unix_now};
 use super::filter;
 use super::messages::Listening;
+use super::relays::Relays;
 use super::swarm::BehaviourEvent;
 use crate::wire::NodeId;
 
@@ -27,7 +28,13 @@ impl DiscoveryActor {
                 }
                 self.tell_own_addrs();
             }
-            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, endpoint, connection_id, .. } => {
+                self.data.dials.remove(&connection_id);
+                if let Some(node) = node_id(&peer_id)
+                    && self.swarm.behaviour().data.by_tcp(peer_id)
+                {
+                    self.data.plan.connected(now(), node);
+                }
                 let address = endpoint.get_remote_address();
                 // One that this node dialled can be dialled again; the other kind has a passing port.
                 if endpoint.is_dialer() || !self.remotes.contains_key(&peer_id) {
@@ -47,17 +54,22 @@ impl DiscoveryActor {
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 self.remotes.remove(&peer_id);
                 if let Some(node) = node_id(&peer_id) {
+                    self.relays.gone(node);
                     self.planner.disconnected(now(), node);
                 }
                 self.reservations.lost(now(), peer_id);
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), connection_id, error } => {
                 tracing::debug!(%peer, %error, "could not be reached");
+                if self.data_dial_failed(connection_id) {
+                    return;
+                }
                 if let Some(bootstrap) = self.bootstrap.iter_mut().find(|bootstrap| bootstrap.peer == peer) {
                     bootstrap.last_error = Some(reason(&error));
                 }
                 if let Some(node) = node_id(&peer) {
                     self.planner.dial_failed(now(), node);
+                    self.relays.settled(node);
                 }
             }
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
@@ -103,8 +115,9 @@ impl DiscoveryActor {
     fn on_behaviour_event(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Kad(event) => self.on_kad(event),
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
-                self.on_identified(peer_id, &info)
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, connection_id, info }) => {
+                self.on_identified(peer_id, &info);
+                self.note_relay(peer_id, connection_id, &info);
             }
             BehaviourEvent::Identify(_) => {}
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
@@ -131,6 +144,7 @@ impl DiscoveryActor {
             BehaviourEvent::Dcutr(event) => tracing::debug!(?event, "hole punch"),
             BehaviourEvent::RelayServer(event) => tracing::trace!(?event, "relay"),
             BehaviourEvent::Streams(()) => {}
+            BehaviourEvent::Data(event) => self.on_data(event),
             BehaviourEvent::AutonatServer(event) => tracing::trace!(?event, "autonat"),
         }
     }
@@ -138,12 +152,16 @@ impl DiscoveryActor {
     fn on_kad(&mut self, event: kad::Event) {
         match event {
             kad::Event::RoutingUpdated { .. } => self.dht_seen(false),
-            kad::Event::OutboundQueryProgressed { result, step, stats, .. } => match result {
+            kad::Event::OutboundQueryProgressed { id, result, step, stats } => match result {
                 QueryResult::GetProviders(result) => {
                     let found: Vec<PeerId> = match result {
                         Ok(kad::GetProvidersOk::FoundProviders { providers, .. }) => providers.into_iter().collect(),
                         Ok(kad::GetProvidersOk::FinishedWithNoAdditionalRecord { .. }) | Err(_) => Vec::new(),
                     };
+                    if self.relay_lookup == Some(id) {
+                        self.on_relays_found(&found);
+                        return;
+                    }
                     if step.last {
                         self.view.lookups += 1;
                         if stats.num_successes() == 0 {
@@ -152,7 +170,11 @@ impl DiscoveryActor {
                     }
                     self.on_found(&found);
                 }
-                QueryResult::StartProviding(Ok(_)) => self.view.published += 1,
+                QueryResult::StartProviding(Ok(published)) => {
+                    if !Relays::is_key(&published.key.to_vec(), unix_now()) {
+                        self.view.published += 1;
+                    }
+                }
                 QueryResult::StartProviding(Err(error)) => tracing::debug!(%error, "publishing"),
                 _ => {}
             },
@@ -181,74 +203,6 @@ impl DiscoveryActor {
             self.planner.found(now(), node, Vec::new());
         }
         self.act_now();
-    }
-
-    fn on_identified(&mut self, peer: PeerId, info: &identify::Info) {
-        if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
-            self.reservations.offered(now(), peer);
-        }
-        let Some(observed) = filter::ip_of(&info.observed_addr).filter(|_| !filter::is_circuit(&info.observed_addr))
-        else {
-            return;
-        };
-        let own: Vec<Multiaddr> =
-            self.swarm.listeners().filter(|addr| filter::ip_of(addr) == Some(observed)).cloned().collect();
-        if own.is_empty() {
-            self.reservations.behind_nat(now());
-            return;
-        }
-        // Seen under its own address: no NAT in between. A firewall may still be; AutoNAT tells, and publishing does not
-        // wait for it.
-        let worth_telling = match observed {
-            ip if ip.is_loopback() => self.allow_loopback,
-            ip => !self.config.on_public_dht() || filter::is_global(ip),
-        };
-        for addr in own {
-            let known = self.swarm.external_addresses().any(|external| *external == addr);
-            if worth_telling && !known {
-                self.swarm.add_external_address(addr);
-            }
-        }
-        self.tell_own_addrs();
-    }
-
-    fn on_autonat(&mut self, addr: &Multiaddr, reachable: bool) {
-        tracing::debug!(%addr, reachable, "AutoNAT");
-        if filter::is_circuit(addr) {
-            return;
-        }
-        if reachable {
-            self.confirmed.insert(addr.clone());
-        } else {
-            self.confirmed.remove(addr);
-        }
-        self.apply_reachability();
-    }
-
-    /// The network has changed: what was reachable on the old one, and is no address of this machine now, is not.
-    fn forget_reachability(&mut self) {
-        let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
-        let gone: Vec<Multiaddr> = self.confirmed.iter().filter(|addr| !listening.contains(addr)).cloned().collect();
-        for addr in gone {
-            self.confirmed.remove(&addr);
-            self.swarm.remove_external_address(&addr);
-        }
-        self.apply_reachability();
-    }
-
-    /// What others may use this node for.
-    fn apply_reachability(&mut self) {
-        let public = !self.confirmed.is_empty();
-        self.reservations.set_public(public);
-        if self.config.role == super::Role::Node {
-            let behaviour = self.swarm.behaviour_mut();
-            behaviour.kad.set_mode(Some(if public { kad::Mode::Server } else { kad::Mode::Client }));
-            behaviour.relay_server.set_status(Some(if public {
-                relay::Status::Enable
-            } else {
-                relay::Status::Disable
-            }));
-        }
     }
 
     pub(super) fn remote_ip(&self, node: NodeId) -> Option<IpAddr> {

@@ -1,11 +1,11 @@
 //! What DiscoveryActor accepts and emits.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use actix::Message;
 use serde::Serialize;
 
-use crate::wire::NodeId;
+use crate::wire::{NodeId, PacketBatch, TransmitBatch};
 
 /// One party stream to one node. Never reused within a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,6 +79,79 @@ pub struct Listening(pub String);
 /// Longest frame on a party stream, bytes.
 pub const MAX_FRAME: usize = 64 * 1024;
 
+/// Keep a data stream to `node` until `CloseDataStream`: a TCP connection that carries datagrams where UDP is blocked.
+/// Opened again when it ends, after 0.25 s, doubling to 10 s. Asked for once more, it takes new addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct OpenDataStream {
+    pub node: NodeId,
+    /// Multiaddrs of `node`; only those with TCP are dialled, at most 8. May be empty when it is connected or a member.
+    pub addrs: Vec<String>,
+    /// The data socket of the relay that the stream stands for; comes back in `DataStreamOpened`.
+    pub relay: Option<SocketAddr>,
+}
+
+/// The data stream to `node` is not wanted any more. Streams that `node` opened stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct CloseDataStream(pub NodeId);
+
+/// Both sides want this stream; `wire::stream_addr(stream)` stands for it. Ids are never used again in one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct DataStreamOpened {
+    pub stream: u64,
+    pub node: NodeId,
+    /// The other side opened it.
+    pub inbound: bool,
+    /// As it was in `OpenDataStream`.
+    pub relay: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct DataStreamClosed {
+    pub stream: u64,
+}
+
+/// Datagrams out of a data stream, in order, 1 to 1500 bytes each.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StreamDatagrams {
+    pub stream: u64,
+    pub batch: PacketBatch,
+}
+
+/// Send datagrams on a data stream. When too many wait the oldest are dropped; all are when the stream is gone.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SendOnStream {
+    pub stream: u64,
+    pub datagrams: TransmitBatch,
+}
+
+/// This node is a relay on this UDP port, or none: it says so to whoever connects, accepts data streams of anybody, and
+/// is found in the DHT while it can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SetServing(pub Option<u16>);
+
+/// Look for relays: `RelayFound` for each. The DHT is asked at most every 10 minutes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct FindRelays;
+
+/// A connected node says that it is a relay.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct RelayFound {
+    pub node: NodeId,
+    /// Its data socket: the address at which it is connected, with the port that it told.
+    pub addr: SocketAddr,
+    /// Multiaddrs (without `/p2p`) for a data stream to it, best first, all at the same IP.
+    pub tcp_addrs: Vec<String>,
+}
+
 /// Ask how discovery is doing.
 #[derive(Debug, Message)]
 #[rtype(result = "DiscoveryView")]
@@ -102,6 +175,21 @@ pub struct DiscoveryView {
     pub lookups: u64,
     pub lookups_with_result: u64,
     pub published: u64,
+    pub data_streams: DataStreamsView,
+}
+
+/// Datagrams over TCP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct DataStreamsView {
+    pub open: usize,
+    /// Those of them that the other side opened.
+    pub inbound: usize,
+    /// Streams that were not accepted: of strangers, or beyond the limit.
+    pub refused: u64,
+    /// Datagrams dropped because newer ones came, or of a size that cannot be.
+    pub dropped_oldest: u64,
+    /// Datagrams to streams that were gone.
+    pub dropped_gone: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]

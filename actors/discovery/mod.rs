@@ -1,19 +1,27 @@
-//! Finding the other members: the libp2p swarm and the party streams.
+//! Finding the other members: the libp2p swarm, the party streams, and datagrams over TCP where UDP is blocked.
 
 mod actor;
+pub mod data;
+mod dial;
 mod events;
 pub mod filter;
+mod links;
 pub mod messages;
 pub mod planner;
+mod reachability;
+pub mod relays;
 pub mod reservations;
-mod streams;
+mod setup;
 mod swarm;
 mod transport;
 mod udp;
+mod view;
 
 use std::net::IpAddr;
 
-pub use actor::{BindDiscovery, DiscoveryActor, DiscoveryError, Links};
+pub use actor::{BindDiscovery, DiscoveryActor, Links};
+pub use data::actor::BindDataStreams;
+pub use setup::DiscoveryError;
 pub use swarm::kademlia;
 pub use transport::{Network, Secured, UPGRADE_TIMEOUT};
 
@@ -38,6 +46,8 @@ pub struct DiscoveryConfig {
     pub mdns: bool,
     /// Addresses under which this node is known to be reachable.
     pub public_ips: Vec<IpAddr>,
+    /// More TCP ports to listen on: 443 gets through where others do not. None of them may fail.
+    pub extra_tcp_ports: Vec<u16>,
 }
 
 impl DiscoveryConfig {

@@ -15,7 +15,7 @@ use libp2p::{
 
 use super::filter::DialPolicy;
 use super::transport::{self, Network};
-use super::{DiscoveryConfig, Role};
+use super::{DiscoveryConfig, Role, data};
 
 pub(super) const PARTY_PROTOCOL: StreamProtocol = StreamProtocol::new("/lanrage/party/1");
 
@@ -48,6 +48,7 @@ pub(super) struct Behaviour {
     autonat_server: Toggle<autonat::v2::server::Behaviour>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(super) streams: libp2p_stream::Behaviour,
+    pub(super) data: data::behaviour::Behaviour,
 }
 
 /// # Errors
@@ -83,6 +84,7 @@ pub(super) fn build(
         autonat_server: Toggle::from(headless.then(autonat::v2::server::Behaviour::default)),
         mdns: Toggle::from(mdns(config, local)),
         streams: libp2p_stream::Behaviour::new(),
+        data: data::behaviour::Behaviour::default(),
     };
     let swarm_config =
         swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT).with_smart_dial();

@@ -60,6 +60,7 @@ fn node(role: Role, seed: u8, bootstrap: &[String]) -> Node {
         dht_protocol: "/lanrage-test/kad/1.0.0".into(),
         mdns: false,
         public_ips: vec![],
+        extra_tcp_ports: vec![],
     };
     let (sender, events) = mpsc::channel(1_000);
     let recorder = Recorder(sender).start();
@@ -151,6 +152,7 @@ async fn bad_settings_are_named() {
         dht_protocol: "/lanrage-test/kad/1.0.0".into(),
         mdns: false,
         public_ips: vec![],
+        extra_tcp_ports: vec![],
     };
     for bad in ["", "nonsense", "/ip4/203.0.113.5/tcp/4001"] {
         let error = DiscoveryActor::new(config(bad, 0), [1; 32]).err().unwrap();

@@ -45,6 +45,7 @@ pub(super) async fn run(config: RelayConfig) -> Result<(), String> {
         dht_protocol: config.dht_protocol,
         mdns: false,
         public_ips: config.public_ips,
+        extra_tcp_ports: Vec::new(),
     };
     let signing = identity.signing;
     let discovery = wiring::on(&control, move || async move {

@@ -190,6 +190,7 @@ fn join(rng: &mut ChaCha12Rng, dht: &Dht, party: usize, behind_nat: bool, key: [
         dht_protocol: DHT.to_owned(),
         mdns: false,
         public_ips: Vec::new(),
+        extra_tcp_ports: Vec::new(),
     };
     let stack = Stack {
         transport: transport::secured(dht.net.clone(), host, &keys, UPGRADE_TIMEOUT)?,

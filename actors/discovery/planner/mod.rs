@@ -1,8 +1,11 @@
 //! Whom to dial, what to look up, what to publish, and when.
 
+mod node;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use self::node::Node;
 use super::messages::Seek;
 use crate::wire::NodeId;
 
@@ -11,8 +14,6 @@ const MAX_FOUND: usize = 128;
 /// Addresses kept per node.
 pub const MAX_ADDRS: usize = 8;
 
-const REDIAL_FIRST: Duration = Duration::from_millis(500);
-const REDIAL_MAX: Duration = Duration::from_secs(60);
 /// A node that was found and failed this often is left alone until it is found again after `FOUND_REST`.
 const FOUND_TRIES: u32 = 4;
 const FOUND_REST: Duration = Duration::from_secs(30);
@@ -49,51 +50,6 @@ pub enum Action {
     DialBootstrap,
     /// Ask the local network again.
     QueryLan,
-}
-
-#[derive(Debug)]
-struct Node {
-    /// A member: never given up.
-    wanted: bool,
-    /// Known only because it opened a stream to this node: forgotten with it.
-    visitor: bool,
-    addrs: Vec<String>,
-    connected: bool,
-    links: usize,
-    attempt_since: Option<Instant>,
-    failures: u32,
-    next_try: Instant,
-}
-
-impl Node {
-    fn new(now: Instant) -> Self {
-        Self {
-            wanted: false,
-            visitor: false,
-            addrs: Vec::new(),
-            connected: false,
-            links: 0,
-            attempt_since: None,
-            failures: 0,
-            next_try: now,
-        }
-    }
-
-    fn add_addrs(&mut self, addrs: Vec<String>) {
-        for addr in addrs {
-            if !self.addrs.contains(&addr) {
-                self.addrs.insert(0, addr);
-            }
-        }
-        self.addrs.truncate(MAX_ADDRS);
-    }
-
-    fn failed(&mut self, now: Instant) {
-        self.attempt_since = None;
-        self.failures = self.failures.saturating_add(1);
-        let wait = REDIAL_FIRST.saturating_mul(1 << (self.failures - 1).min(10)).min(REDIAL_MAX);
-        self.next_try = now + if !self.wanted && self.failures >= FOUND_TRIES { FOUND_REST } else { wait };
-    }
 }
 
 #[derive(Debug)]
@@ -211,6 +167,18 @@ impl Planner {
         node.add_addrs(addrs);
     }
 
+    /// The party asked for a stream to this node: it is a member, or the one that an invitation names.
+    #[must_use]
+    pub fn is_wanted(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.wanted)
+    }
+
+    /// The multiaddrs known of a node.
+    #[must_use]
+    pub fn addrs(&self, id: NodeId) -> &[String] {
+        self.nodes.get(&id).map_or(&[], |node| &node.addrs)
+    }
+
     pub fn connected(&mut self, now: Instant, id: NodeId) {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.connected = true;
@@ -292,6 +260,11 @@ impl Planner {
         self.dht_nodes = nodes;
     }
 
+    #[must_use]
+    pub fn has_dht(&self) -> bool {
+        self.dht_nodes > 0
+    }
+
     /// Records carry the addresses of the moment they were put.
     pub fn own_addrs_changed(&mut self, now: Instant) {
         for rendezvous in &mut self.rendezvous {
@@ -364,155 +337,4 @@ impl Planner {
 }
 
 #[cfg(test)]
-#[allow(clippy::wildcard_enum_match_arm, reason = "a test looks at some actions only")]
-mod tests {
-    use super::super::messages::NodeAddrs;
-    use super::*;
-
-    const KEY: [u8; 32] = [1; 32];
-    const OWN: NodeId = NodeId([0; 32]);
-    const MEMBER: NodeId = NodeId([2; 32]);
-
-    fn seek(eager: bool, nodes: &[NodeId]) -> Seek {
-        let nodes = nodes.iter().map(|&node| NodeAddrs { node, addrs: vec!["/ip4/203.0.113.1/tcp/1".into()] });
-        Seek { keys: vec![KEY], nodes: nodes.collect(), eager }
-    }
-
-    /// Runs the planner until `until`, letting `react` answer each action, and returns the actions with their times.
-    fn run(
-        planner: &mut Planner,
-        start: Instant,
-        seconds: u64,
-        mut react: impl FnMut(&mut Planner, Instant, &Action),
-    ) -> Vec<(u64, Action)> {
-        let until = start + Duration::from_secs(seconds);
-        let mut now = start;
-        let mut log = Vec::new();
-        while now < until {
-            for action in planner.tick(now) {
-                react(planner, now, &action);
-                log.push((now.duration_since(start).as_millis() as u64, action));
-            }
-            let Some((next, _)) = planner.poll_timeout() else { break };
-            now = next.max(now + Duration::from_millis(1));
-        }
-        log
-    }
-
-    #[test]
-    fn nothing_is_looked_up_before_the_dht_is_there_and_all_at_once_then() {
-        let start = Instant::now();
-        let mut planner = Planner::new(start, OWN, true);
-        planner.seek(start, seek(true, &[]));
-        let log = run(&mut planner, start, 300, |_, _, _| {});
-        assert!(log.iter().all(|(_, action)| matches!(action, Action::DialBootstrap | Action::QueryLan)), "{log:?}");
-        assert!((5..20).contains(&log.len()), "bootstrap is retried with back-off: {}", log.len());
-        let now = start + Duration::from_secs(300);
-        planner.dht_size(now, 1);
-        assert_eq!(planner.tick(now), [Action::Lookup(KEY), Action::Publish(KEY)]);
-    }
-
-    #[test]
-    fn eager_looks_up_each_second_and_calm_now_and_then() {
-        let start = Instant::now();
-        let mut planner = Planner::new(start, OWN, true);
-        planner.dht_size(start, 5);
-        planner.seek(start, seek(true, &[]));
-        let lookups = |log: Vec<(u64, Action)>| log.iter().filter(|(_, action)| *action == Action::Lookup(KEY)).count();
-        assert!((9..=11).contains(&lookups(run(&mut planner, start, 10, |_, _, _| {}))));
-        let later = start + Duration::from_secs(10);
-        planner.seek(later, seek(false, &[]));
-        assert!((11..=14).contains(&lookups(run(&mut planner, later, 3_600, |_, _, _| {}))));
-    }
-
-    #[test]
-    fn members_are_redialled_for_ever_with_back_off() {
-        let start = Instant::now();
-        let mut planner = Planner::new(start, OWN, false);
-        planner.seek(start, seek(false, &[MEMBER]));
-        let log = run(&mut planner, start, 600, |planner, now, action| {
-            if let Action::Dial { node, .. } = action {
-                planner.dial_failed(now, *node);
-            }
-        });
-        let dials: Vec<_> =
-            log.iter().filter(|(_, action)| matches!(action, Action::Dial { .. })).map(|l| l.0).collect();
-        assert_eq!(dials[..5], [0, 500, 1_500, 3_500, 7_500]);
-        assert!((15..20).contains(&dials.len()), "{dials:?}");
-    }
-
-    #[test]
-    fn a_lost_link_to_a_member_is_made_again() {
-        let start = Instant::now();
-        let mut planner = Planner::new(start, OWN, false);
-        planner.seek(start, seek(false, &[MEMBER]));
-        let mut links = 0;
-        run(&mut planner, start, 5, |planner, now, action| match action {
-            Action::Dial { node, .. } => planner.connected(now, *node),
-            Action::OpenStream(node) => {
-                links += 1;
-                planner.link_opened(now, *node);
-                planner.link_closed(now, *node);
-            }
-            _ => {}
-        });
-        assert!((5..=12).contains(&links), "{links}");
-    }
-
-    #[test]
-    fn strangers_are_left_alone_after_a_refusal() {
-        let start = Instant::now();
-        let mut planner = Planner::new(start, OWN, false);
-        planner.seek(start, seek(false, &[]));
-        planner.found(start, MEMBER, vec![]);
-        planner.found(start, OWN, vec![]);
-        let mut opened = 0;
-        run(&mut planner, start, 60, |planner, now, action| match action {
-            Action::Dial { node, .. } => {
-                assert_ne!(*node, OWN);
-                planner.connected(now, *node);
-            }
-            Action::OpenStream(node) => {
-                opened += 1;
-                planner.link_opened(now, *node);
-                planner.link_closed(now, *node);
-            }
-            _ => {}
-        });
-        assert_eq!(opened, 2, "one try each half minute");
-    }
-
-    #[test]
-    fn visitors_leave_no_trace() {
-        let start = Instant::now();
-        let mut planner = Planner::new(start, OWN, false);
-        planner.seek(start, seek(false, &[]));
-        for n in 0..10_000u32 {
-            let mut id = [9; 32];
-            id[..4].copy_from_slice(&n.to_le_bytes());
-            planner.link_opened(start, NodeId(id));
-            planner.link_closed(start, NodeId(id));
-        }
-        assert!(planner.nodes.is_empty());
-        // One that turns out to be a member is kept.
-        planner.link_opened(start, MEMBER);
-        planner.seek(start, seek(false, &[MEMBER]));
-        planner.link_closed(start, MEMBER);
-        assert!(planner.nodes.contains_key(&MEMBER));
-    }
-
-    #[test]
-    fn a_flood_of_found_nodes_is_bounded() {
-        let start = Instant::now();
-        let mut planner = Planner::new(start, OWN, false);
-        planner.seek(start, seek(false, &[MEMBER]));
-        for n in 0..10_000u32 {
-            let mut id = [9; 32];
-            id[..4].copy_from_slice(&n.to_le_bytes());
-            planner.found(start, NodeId(id), vec!["/ip4/198.51.100.1/tcp/1".into(); 100]);
-        }
-        assert!(planner.nodes.len() <= MAX_FOUND);
-        assert!(planner.nodes.contains_key(&MEMBER));
-        assert!(planner.nodes.values().all(|node| node.addrs.len() <= MAX_ADDRS));
-    }
-}
+mod tests;

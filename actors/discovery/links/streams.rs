@@ -8,24 +8,24 @@ use futures::future::{Either, select};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, pin_mut};
 use tokio::sync::mpsc;
 
-use super::messages::{LinkClosed, LinkFrame, LinkId, LinkOpened, MAX_FRAME};
+use super::super::messages::{LinkClosed, LinkFrame, LinkId, LinkOpened, MAX_FRAME};
 
 /// Frames that wait to be written; beyond that the link is too slow to keep and is closed. A whole roster of the largest
 /// kind is some 110 at once.
-pub(super) const SEND_QUEUE: usize = 256;
+pub(in crate::discovery) const SEND_QUEUE: usize = 256;
 /// A frame that takes longer to write means that the other side is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Where a link tells what happens to it.
 #[derive(Clone)]
-pub(super) struct LinkListener {
-    pub(super) opened: Recipient<LinkOpened>,
-    pub(super) frame: Recipient<LinkFrame>,
-    pub(super) closed: Recipient<LinkClosed>,
+pub(in crate::discovery) struct LinkListener {
+    pub(in crate::discovery) opened: Recipient<LinkOpened>,
+    pub(in crate::discovery) frame: Recipient<LinkFrame>,
+    pub(in crate::discovery) closed: Recipient<LinkClosed>,
 }
 
 /// Carries frames until either side closes. The listener hears `LinkOpened` first and `LinkClosed` last.
-pub(super) async fn run(
+pub(in crate::discovery) async fn run(
     stream: libp2p::Stream,
     opened: LinkOpened,
     outgoing: mpsc::Receiver<Vec<u8>>,

@@ -1,0 +1,4 @@
+//! Party streams: what members tell each other.
+
+pub(super) mod actor;
+mod streams;
