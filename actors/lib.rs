@@ -7,6 +7,7 @@ pub mod discovery;
 pub mod nat;
 pub mod party;
 pub mod peer;
+pub mod relay;
 pub mod store;
 pub mod tun;
 pub mod wire;
