@@ -83,6 +83,7 @@ async fn run_node(config: Config) -> Result<(), String> {
         range: config.range,
         tun: config.tun.clone(),
         mtu: config.mtu,
+        relay_servers: config.relay_servers.clone(),
         nat: NatData {
             stun_servers: config.stun_servers.clone(),
             serve: config.serve,

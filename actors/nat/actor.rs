@@ -10,16 +10,23 @@ use actix::fut::ActorFuture;
 use actix::prelude::*;
 
 use super::addrs;
+use super::fallback::{Fallback, Reachable, Wish};
 use super::machine::{NatMachine, NatOutputs, NatSettings};
 use super::messages::{
-    CloseSockets, GetNat, NatView, Networks, OpenSockets, OwnContact, Register, RelayDatagrams, RelayNews,
-    ReleasePorts, Serving, SocketsOpened, Transmit, Unregister,
+    CloseSockets, GetNat, NatView, Networks, OpenSockets, OwnContact, Register, ReleasePorts, SocketsOpened, Transmit,
+    Unregister,
 };
 use super::portmap::{PortMapSettings, PortMapper};
+use super::stun;
 use super::udp::{Sent, Sockets};
+use crate::discovery::messages::{
+    CloseDataStream, DataStreamClosed, DataStreamOpened, OpenDataStream, RelayFound, SendOnStream,
+    SetServing as ServePort, StreamDatagrams,
+};
 use crate::peer::messages::Inbound;
+use crate::relay::messages::{KnowRelay, Limits, NetworkChanged, RelayDatagrams, RelaySource, SetServing, Tickets};
 use crate::tun::messages::SetAddress;
-use crate::wire::{LocalSocket, TransmitBatch};
+use crate::wire::{LocalSocket, TransmitBatch, stream_id};
 
 /// Batches waiting in the mailbox; beyond that the sender counts a drop.
 const MAILBOX: usize = 256;
@@ -42,8 +49,28 @@ const MAX_EXTRA_SOCKETS: usize = 512;
 pub struct NatLinks {
     pub contact: Vec<Recipient<OwnContact>>,
     pub networks: Vec<Recipient<Networks>>,
-    pub relay: Option<Recipient<RelayDatagrams>>,
-    pub serving: Vec<Recipient<Serving>>,
+    pub relay: RelayLinks,
+    pub streams: StreamLinks,
+}
+
+/// The RelayActor.
+#[derive(Clone)]
+pub struct RelayLinks {
+    pub datagrams: Recipient<RelayDatagrams>,
+    pub know: Recipient<KnowRelay>,
+    pub serve: Recipient<SetServing>,
+    pub network_changed: Recipient<NetworkChanged>,
+    /// What this node gives when it relays.
+    pub limits: Limits,
+}
+
+/// The DiscoveryActor's streams.
+#[derive(Clone)]
+pub struct StreamLinks {
+    pub open: Recipient<OpenDataStream>,
+    pub close: Recipient<CloseDataStream>,
+    pub send: Recipient<SendOnStream>,
+    pub serve: Recipient<ServePort>,
 }
 
 /// Handed over once all actors exist.
@@ -68,6 +95,7 @@ pub struct NatActor {
     extra: BTreeMap<LocalSocket, u32>,
     next_extra: u16,
     timer: Option<(Instant, SpawnHandle)>,
+    fallback: Fallback,
     mapper: Option<PortMapper>,
     /// What a router that speaks PCP knows this machine by; `None`: the router is not asked.
     mapping_nonce: Option<[u32; 3]>,
@@ -98,9 +126,25 @@ impl NatActor {
             extra: BTreeMap::new(),
             next_extra: alternate + 1,
             timer: None,
+            fallback: Fallback::default(),
             mapper: None,
             mapping_nonce,
         }
+    }
+
+    /// What peers and relays send: over the socket, or a stream where one leads there.
+    fn route(&mut self, batch: TransmitBatch) {
+        if !self.fallback.is_idle()
+            && let Some(stream) = self.fallback.stream_to(batch.destination())
+        {
+            let datagrams = batch.segments() as u64;
+            let send = self.links.as_ref().map(|links| &links.streams.send);
+            if !send.is_some_and(|send| send.try_send(SendOnStream { stream, datagrams: batch }).is_ok()) {
+                self.machine.counters_mut().dropped_send_failed += datagrams;
+            }
+            return;
+        }
+        self.send(batch);
     }
 
     fn send(&mut self, batch: TransmitBatch) {
@@ -159,14 +203,17 @@ impl NatActor {
         }
         for batch in outputs.relay.drain(..) {
             let datagrams = batch.iter().count() as u64;
-            let relay = self.links.as_ref().and_then(|links| links.relay.as_ref());
-            let sent = relay.is_some_and(|relay| relay.try_send(RelayDatagrams(batch)).is_ok());
+            let sent =
+                self.links.as_ref().is_some_and(|links| links.relay.datagrams.try_send(RelayDatagrams(batch)).is_ok());
             if !sent {
                 self.machine.counters_mut().dropped_relay += datagrams;
             }
         }
         for batch in outputs.transmits.drain(..) {
-            if self.sockets.is_some() {
+            // STUN asks about UDP and must not take a detour; only what answers a stream goes back on it.
+            if stream_id(batch.destination()).is_some() {
+                self.route(batch);
+            } else if self.sockets.is_some() {
                 self.send(batch);
             } else if self.queue.len() < SEND_QUEUE {
                 self.queue.push_back((batch, 0));
@@ -201,10 +248,11 @@ impl NatActor {
     fn watch_interfaces(&mut self, ctx: &mut Context<Self>) {
         // A question that the system did not answer is no news.
         let Some(found) = addrs::system_addrs() else { return };
-        if self.machine.set_interfaces(now(), found, &mut self.outputs)
-            && let Some(mapper) = &self.mapper
-        {
-            mapper.restart();
+        if self.machine.set_interfaces(now(), found, &mut self.outputs) {
+            self.tell_relays();
+            if let Some(mapper) = &self.mapper {
+                mapper.restart();
+            }
         }
         if !self.told {
             self.announce();
@@ -224,8 +272,32 @@ impl NatActor {
         for listener in &links.networks {
             self.told &= listener.try_send(Networks(self.machine.networks().clone())).is_ok();
         }
-        for listener in &links.serving {
-            self.told &= listener.try_send(Serving(contact.serves)).is_ok();
+        let serves = contact.serves.is_some();
+        self.told &= links.relay.serve.try_send(SetServing(serves.then_some(links.relay.limits))).is_ok();
+        self.told &= links.streams.serve.try_send(ServePort(contact.serves.map(|it| it.port()))).is_ok();
+        let wishes = self.fallback.set_blocked(contact.nat.udp_blocked);
+        self.wish(wishes);
+    }
+
+    fn wish(&self, wishes: Vec<Wish>) {
+        let Some(StreamLinks { open, close, .. }) = self.links.as_ref().map(|links| &links.streams) else { return };
+        for wish in wishes {
+            // Few and rare: the mailbox of discovery has room for them, or nothing goes any more.
+            let sent = match wish {
+                Wish::Open(Reachable { node, addr, tcp_addrs }) => {
+                    open.try_send(OpenDataStream { node, addrs: tcp_addrs, relay: Some(addr) }).is_ok()
+                }
+                Wish::Close(node) => close.try_send(CloseDataStream(node)).is_ok(),
+            };
+            if !sent {
+                tracing::warn!("discovery did not take a wish for a stream");
+            }
+        }
+    }
+
+    fn tell_relays(&self) {
+        if let Some(links) = &self.links {
+            let _ = links.relay.network_changed.try_send(NetworkChanged);
         }
     }
 
@@ -362,7 +434,7 @@ impl Handler<Transmit> for NatActor {
     type Result = ();
 
     fn handle(&mut self, Transmit(batch): Transmit, _: &mut Self::Context) {
-        self.send(batch);
+        self.route(batch);
     }
 }
 
@@ -423,10 +495,10 @@ impl Handler<CloseSockets> for NatActor {
     }
 }
 
-impl Handler<RelayNews> for NatActor {
+impl Handler<Tickets> for NatActor {
     type Result = ();
 
-    fn handle(&mut self, news: RelayNews, ctx: &mut Self::Context) {
+    fn handle(&mut self, news: Tickets, ctx: &mut Self::Context) {
         self.machine.set_relays(now(), news, &mut self.outputs);
         self.settle(ctx);
     }
@@ -442,6 +514,57 @@ impl Handler<ReleasePorts> for NatActor {
                 mapper.release(RELEASE_WITHIN).await;
             }
         })
+    }
+}
+
+impl Handler<RelayFound> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, RelayFound { node, addr, tcp_addrs }: RelayFound, _: &mut Self::Context) {
+        if let Some(links) = &self.links {
+            let know = KnowRelay { addr, stream: None, source: RelaySource::Identify };
+            if links.relay.know.try_send(know).is_err() {
+                self.machine.counters_mut().dropped_relay += 1;
+            }
+        }
+        let wishes = self.fallback.relay_found(Reachable { node, addr, tcp_addrs });
+        self.wish(wishes);
+    }
+}
+
+impl Handler<DataStreamOpened> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, opened: DataStreamOpened, _: &mut Self::Context) {
+        tracing::debug!(?opened, "a stream carries datagrams");
+        self.fallback.opened(opened.stream, opened.relay.filter(|_| !opened.inbound));
+        // What could not be asked over UDP can be now.
+        self.tell_relays();
+    }
+}
+
+impl Handler<DataStreamClosed> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, DataStreamClosed { stream }: DataStreamClosed, _: &mut Self::Context) {
+        self.fallback.closed(stream);
+    }
+}
+
+impl Handler<StreamDatagrams> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, StreamDatagrams { stream, batch }: StreamDatagrams, ctx: &mut Self::Context) {
+        let Some(from) = self.fallback.source(stream) else {
+            self.machine.counters_mut().dropped_foreign += batch.len() as u64;
+            return;
+        };
+        // A STUN answer over TCP would say that UDP works.
+        for datagram in batch.iter().filter(|datagram| !stun::is_stun(datagram)) {
+            let out = &mut self.outputs;
+            self.machine.handle_datagrams(now(), LocalSocket::MAIN, from, datagram, datagram.len(), out);
+        }
+        self.settle(ctx);
     }
 }
 

@@ -11,8 +11,9 @@ use super::addrs::{self, InterfaceAddr};
 use super::behaviour::{FamilyReport, MAX_SERVERS, Server, StunClient};
 use super::demux::{Class, Kind, Routes, runs};
 use super::handshake::{Gatekeeper, MAX_COOKIE, Verdict};
-use super::messages::{NatCounters, NatReport, PeerRoute, PortMapView, RelayNews, Serve};
+use super::messages::{NatCounters, NatReport, PeerRoute, PortMapView, Serve};
 use super::responder::{Origin, Responder};
+use crate::relay::messages::Tickets;
 use crate::wire::{
     Candidate, CandidateKind, Contact, DatagramBatch, Dependence, Endpoint, Ipv4Range, LocalNetworks, LocalSocket,
     NatBehaviour, TransmitBatch, is_stream,
@@ -70,7 +71,8 @@ pub struct NatMachine<T> {
     party: Option<Ipv4Range>,
     /// From the configuration.
     servers: Vec<SocketAddr>,
-    relays: RelayNews,
+    /// This machine's tickets, and how relays see its data socket.
+    relays: Tickets,
     /// `None`: switched off.
     port_mapping: Option<PortMapView>,
     contact: Contact,
@@ -93,7 +95,7 @@ impl<T: Clone> NatMachine<T> {
             interfaces: Vec::new(),
             party: None,
             servers: Vec::new(),
-            relays: RelayNews::default(),
+            relays: Tickets { tickets: Vec::new(), observed: Vec::new() },
             port_mapping: None,
             contact: Contact::default(),
             networks: LocalNetworks::default(),
@@ -229,11 +231,11 @@ impl<T: Clone> NatMachine<T> {
     }
 
     /// What the relays said: tickets, and how they see this machine.
-    pub fn set_relays(&mut self, now: Instant, relays: RelayNews, out: &mut NatOutputs<T>) {
+    pub fn set_relays(&mut self, now: Instant, relays: Tickets, out: &mut NatOutputs<T>) {
         for seen in &relays.observed {
             // Through a stream the relay sees no address of this machine.
-            if !is_stream(seen.mapped.ip()) {
-                self.stun.note_observed(now, seen.relay, seen.mapped, seen.configured);
+            if !is_stream(seen.addr.ip()) {
+                self.stun.note_observed(now, seen.relay, seen.addr, false);
             }
         }
         self.relays = relays;
@@ -242,7 +244,7 @@ impl<T: Clone> NatMachine<T> {
 
     fn set_stun_servers(&mut self, now: Instant, out: &mut NatOutputs<T>) {
         let configured = self.servers.iter().map(|&addr| Server { addr, trusted: true });
-        let relays = self.relays.observed.iter().map(|it| Server { addr: it.relay, trusted: it.configured });
+        let relays = self.relays.observed.iter().map(|it| Server { addr: it.relay, trusted: false });
         let mut servers: Vec<Server> = Vec::new();
         for server in relays.chain(configured) {
             if servers.len() < 2 * MAX_SERVERS && !servers.iter().any(|it| it.addr == server.addr) {

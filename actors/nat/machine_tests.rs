@@ -1,6 +1,6 @@
 use super::*;
-use crate::nat::messages::ObservedBy;
 use crate::nat::stun;
+use crate::relay::messages::Observed;
 use crate::wire::{RelayToken, Ticket, stream_addr};
 
 const PORT: u16 = 5000;
@@ -78,14 +78,14 @@ fn tickets_and_what_relays_see_are_told() {
     machine.set_interfaces(now, interface("192.168.1.5"), &mut out);
     out.contact_changed = false;
     let ticket = Ticket { relay: addr("203.0.113.5:9"), token: RelayToken::new([3; 50]), expires: 9, rtt: 1 };
-    let seen = |mapped| ObservedBy { relay: ticket.relay, mapped, configured: true };
+    let seen = |addr| Observed { relay: ticket.relay, addr };
     let observed = vec![seen(addr("198.51.100.7:7777"))];
-    machine.set_relays(now, RelayNews { tickets: vec![ticket], observed }, &mut out);
+    machine.set_relays(now, Tickets { tickets: vec![ticket], observed }, &mut out);
     assert!(out.contact_changed);
     assert_eq!(machine.contact().tickets, [ticket]);
     assert!(machine.contact().candidates.iter().any(|it| it.addr == addr("198.51.100.7:7777")));
     let observed = vec![seen(stream_addr(4))];
-    machine.set_relays(now, RelayNews { tickets: vec![ticket], observed }, &mut out);
+    machine.set_relays(now, Tickets { tickets: vec![ticket], observed }, &mut out);
     assert!(!machine.contact().candidates.iter().any(|it| it.addr == stream_addr(4)));
 }
 

@@ -8,9 +8,8 @@ pub use super::behaviour::{FamilyReport, ServerReport};
 pub use super::lifetime::MappingLifetime;
 pub use super::portmap::{MapProtocol, PortMapView};
 use crate::peer::messages::Inbound;
-use std::net::SocketAddr;
 
-use crate::wire::{Contact, DatagramBatch, LocalNetworks, LocalSocket, Ticket, TransmitBatch, WgPublicKey};
+use crate::wire::{Contact, LocalNetworks, LocalSocket, TransmitBatch, WgPublicKey};
 
 /// Send these datagrams on the data socket.
 #[derive(Debug, Message)]
@@ -50,28 +49,6 @@ pub struct OwnContact(pub Contact);
 #[rtype(result = "()")]
 pub struct Networks(pub LocalNetworks);
 
-/// Frames of relays and of their clients, for the RelayActor.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct RelayDatagrams(pub DatagramBatch);
-
-/// What the relays said: this machine's tickets, and how they see its data socket. Sent whenever it changes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Message)]
-#[rtype(result = "()")]
-pub struct RelayNews {
-    pub tickets: Vec<Ticket>,
-    pub observed: Vec<ObservedBy>,
-}
-
-/// A relay saw this machine's data socket as `mapped`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ObservedBy {
-    pub relay: SocketAddr,
-    pub mapped: SocketAddr,
-    /// The user configured the relay.
-    pub configured: bool,
-}
-
 /// Whether this node relays for others and answers STUN.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -82,11 +59,6 @@ pub enum Serve {
     Always,
     Never,
 }
-
-/// This node serves at that address from now on, or no more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
-#[rtype(result = "()")]
-pub struct Serving(pub Option<SocketAddr>);
 
 /// Give back what the router forwards; answers when it is done or has taken too long.
 #[derive(Debug, Clone, Copy, Message)]

@@ -19,5 +19,5 @@ pub mod stun;
 pub mod udp;
 pub mod verdict;
 
-pub use actor::{BindNat, NatActor, NatLinks};
+pub use actor::{BindNat, NatActor, NatLinks, RelayLinks, StreamLinks};
 pub use udp::{BindError, BoundSockets, Sockets};

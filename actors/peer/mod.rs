@@ -16,4 +16,4 @@ pub mod tunnel;
 pub mod way;
 
 pub use machine::OwnIdentity;
-pub use supervisor::{BindPeers, Halt, Links, PeerSupervisor};
+pub use supervisor::{BindPeers, Halt, Links, PeerSupervisor, Relays};

@@ -1,7 +1,7 @@
 #![allow(missing_debug_implementations, reason = "actix addresses have no Debug")]
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -14,8 +14,9 @@ use super::machine::{OwnIdentity, PeerMachine};
 use super::messages::{GetPeers, PeerSpec, PeerView, Ping, PingError, SetPeers, SetStream};
 use super::replay::first_ping_id;
 use crate::nat::messages::{Networks, OwnContact, PeerRoute, Register, Transmit, Unregister};
+use crate::relay::messages::{FarLeg, FarLegs, ForgetRelays, KnowRelay, RelaySource};
 use crate::tun::messages::{AddRoute, Deliver, RemoveRoute};
-use crate::wire::{Contact, LocalNetworks, NodeId};
+use crate::wire::{Contact, LocalNetworks, NodeId, Ticket};
 
 /// One `Died` for each of 255 peers, and a few questions.
 const MAILBOX: usize = 512;
@@ -65,6 +66,16 @@ pub struct Links {
     pub deliver: Recipient<Deliver>,
     pub add_route: Recipient<AddRoute>,
     pub remove_route: Recipient<RemoveRoute>,
+    /// `None` where there are no relays.
+    pub relays: Option<Relays>,
+}
+
+/// The RelayActor, which hears what relays the members have.
+#[derive(Clone)]
+pub struct Relays {
+    pub forget: Recipient<ForgetRelays>,
+    pub know: Recipient<KnowRelay>,
+    pub far_legs: Recipient<FarLegs>,
 }
 
 /// Handed over once all actors of the data path exist.
@@ -95,6 +106,7 @@ pub struct PeerSupervisor {
     peers: BTreeMap<NodeId, Peer>,
     incarnations: u64,
     rng: StdRng,
+    relays_told: Option<(BTreeSet<SocketAddr>, Vec<FarLeg>)>,
 }
 
 impl PeerSupervisor {
@@ -110,6 +122,7 @@ impl PeerSupervisor {
             peers: BTreeMap::new(),
             incarnations: 0,
             rng: StdRng::from_seed(seed),
+            relays_told: None,
         }
     }
 
@@ -219,6 +232,33 @@ impl PeerSupervisor {
         }
     }
 
+    /// The relays that members are, and those that they hold tickets of.
+    fn tell_relays(&mut self, ctx: &mut Context<Self>) {
+        let Some(Relays { forget, know, far_legs }) = self.links.as_ref().and_then(|links| links.relays.clone()) else {
+            return;
+        };
+        let members: BTreeSet<SocketAddr> = self.peers.values().filter_map(|peer| peer.spec.contact.serves).collect();
+        let leg =
+            |ticket: &Ticket| FarLeg { relay: ticket.relay, rtt: Duration::from_micros(u64::from(ticket.rtt) * 100) };
+        let legs: Vec<FarLeg> =
+            self.peers.values().flat_map(|peer| peer.spec.contact.tickets.iter().map(leg)).collect();
+        let news = (members, legs);
+        if self.relays_told.as_ref() == Some(&news) {
+            return;
+        }
+        let source = RelaySource::Member;
+        let mut sent = forget.try_send(ForgetRelays { source }).is_ok();
+        for &addr in &news.0 {
+            sent &= know.try_send(KnowRelay { addr, stream: None, source }).is_ok();
+        }
+        sent &= far_legs.try_send(FarLegs(news.1.clone())).is_ok();
+        if sent {
+            self.relays_told = Some(news);
+        } else {
+            ctx.run_later(RETRY, Self::tell_relays);
+        }
+    }
+
     fn sweep(&mut self, ctx: &mut Context<Self>) {
         let dead: Vec<Died> = self
             .peers
@@ -304,6 +344,7 @@ impl Handler<SetPeers> for PeerSupervisor {
             self.stop(node, ctx);
         }
         if set.own_ip.is_none() {
+            self.tell_relays(ctx);
             return;
         }
         for spec in set.peers {
@@ -327,6 +368,7 @@ impl Handler<SetPeers> for PeerSupervisor {
                 self.start(spec, restarts, ctx);
             }
         }
+        self.tell_relays(ctx);
     }
 }
 

@@ -111,7 +111,8 @@ impl RelayActor {
         if self.told != version
             && let Some(links) = &self.links
         {
-            let tickets = Tickets { tickets: self.client.tickets().to_vec(), observed: self.client.observed().to_vec() };
+            let tickets =
+                Tickets { tickets: self.client.tickets().to_vec(), observed: self.client.observed().to_vec() };
             if links.tickets.try_send(tickets).is_ok() {
                 self.told = version;
             }

@@ -62,8 +62,7 @@ impl Seen {
 #[actix::test]
 async fn it_serves_when_told_to() {
     let (relay, seen) = start().await;
-    let (receiver, sender): (SocketAddr, SocketAddr) =
-        (([203, 0, 113, 1], 1).into(), ([203, 0, 113, 2], 2).into());
+    let (receiver, sender): (SocketAddr, SocketAddr) = (([203, 0, 113, 1], 1).into(), ([203, 0, 113, 2], 2).into());
     let ask = Ask { id: 5 }.encode();
     relay.send(datagrams(receiver, &[&ask])).await.unwrap();
     assert!(seen.sent().await.is_empty());

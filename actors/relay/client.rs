@@ -164,8 +164,11 @@ impl RelayClient {
         let answered = TicketFrame::parse(datagram).is_some_and(|ticket| {
             let alone = !self.relays.iter().any(Known::answers);
             // Two of the same `via`: an id fits one of them.
-            let found =
-                self.relays.iter_mut().filter(|it| it.via == from).any(|it| it.handle_ticket(now, &ticket, &mut self.rng));
+            let found = self
+                .relays
+                .iter_mut()
+                .filter(|it| it.via == from)
+                .any(|it| it.handle_ticket(now, &ticket, &mut self.rng));
             if found && alone {
                 // The network is back: no need for the others to wait.
                 self.relays.iter_mut().filter(|it| !it.answers()).for_each(|it| it.ask_now(now));

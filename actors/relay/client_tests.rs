@@ -78,7 +78,8 @@ impl World {
     fn run(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
-            let answer = self.on_the_way.iter().enumerate().min_by_key(|(_, (at, ..))| *at).map(|(n, (at, ..))| (n, *at));
+            let answer =
+                self.on_the_way.iter().enumerate().min_by_key(|(_, (at, ..))| *at).map(|(n, (at, ..))| (n, *at));
             let timer = self.client.poll_timeout().map(|(at, _)| at);
             match (answer, timer) {
                 (Some((n, at)), _) if at <= end && timer.is_none_or(|timer| at <= timer) => {
@@ -105,7 +106,8 @@ impl World {
     }
 
     fn legs(&mut self, legs: &[(u8, u64)]) {
-        let legs: Vec<_> = legs.iter().map(|&(n, rtt)| FarLeg { relay: relay(n), rtt: Duration::from_millis(rtt) }).collect();
+        let legs: Vec<_> =
+            legs.iter().map(|&(n, rtt)| FarLeg { relay: relay(n), rtt: Duration::from_millis(rtt) }).collect();
         self.act(|client, now, out| client.set_far_legs(now, &legs, out));
     }
 }

@@ -11,7 +11,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::frame::{Ask, FORWARD_HEADER, FORWARDED, FORWARDED_HEADER, Forward, TICKET_LEN, TicketFrame, may_be_relayed};
+use super::frame::{
+    Ask, FORWARD_HEADER, FORWARDED, FORWARDED_HEADER, Forward, TICKET_LEN, TicketFrame, may_be_relayed,
+};
 use super::limiter::{Host, Nanos, Rate, Slots, Table};
 use super::token::{Grant, LIFETIME_S, Refused, TokenKey};
 use crate::wire::{RelayToken, TransmitBatch, stream_id, usable_addr};
@@ -52,8 +54,12 @@ impl Limits {
     };
 
     /// `lanrage relay`.
-    pub const DEDICATED: Self =
-        Self { total_bits_per_s: 1_000_000_000, total_packets_per_s: 400_000, total_asks_per_s: 20_000, ..Self::MEMBER };
+    pub const DEDICATED: Self = Self {
+        total_bits_per_s: 1_000_000_000,
+        total_packets_per_s: 400_000,
+        total_asks_per_s: 20_000,
+        ..Self::MEMBER
+    };
 }
 
 /// Datagrams since start.
@@ -133,7 +139,10 @@ pub struct RelayServer {
 
 impl std::fmt::Debug for RelayServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RelayServer").field("limits", &self.limits).field("counters", &self.counters).finish_non_exhaustive()
+        f.debug_struct("RelayServer")
+            .field("limits", &self.limits)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
     }
 }
 
@@ -321,8 +330,8 @@ impl RelayServer {
         if !fit(&self.sources, source) {
             return Err(Limit::Source);
         }
-        let assured = self.sources.fits(source, ASSURED, now, bytes)
-            && self.destinations.fits(destination, ASSURED, now, bytes);
+        let assured =
+            self.sources.fits(source, ASSURED, now, bytes) && self.destinations.fits(destination, ASSURED, now, bytes);
         let keep = if assured { 0 } else { KEPT_PART };
         let (byte_rate, bytes_full_at) = &mut self.total_bytes;
         let (packet_rate, packets_full_at) = &mut self.total_packets;

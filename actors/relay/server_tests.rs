@@ -137,7 +137,8 @@ fn an_address_that_did_not_ask_gets_nothing() {
             assert!(run(&mut server, now, UNIX, client(2), &[datagram]).is_empty());
         }
     }
-    for nowhere in ["0.0.0.0:5", "10.0.0.1:0", "224.0.0.1:5", "255.255.255.255:5", "[fe80::1]:5", "[ff02::1]:5", "[::]:1"]
+    for nowhere in
+        ["0.0.0.0:5", "10.0.0.1:0", "224.0.0.1:5", "255.255.255.255:5", "[fe80::1]:5", "[ff02::1]:5", "[::]:1"]
     {
         assert_eq!(server.handle_ask(now, UNIX, nowhere.parse().unwrap(), &ask), None, "{nowhere}");
     }
@@ -157,7 +158,8 @@ fn a_replay_is_forwarded_once_for_each_time_it_is_sent() {
 fn no_relay_frame_travels_in_a_relay_frame() {
     let (mut server, now) = server(Limits::MEMBER);
     let token = ticket(&mut server, now, UNIX, client(1)).token;
-    let ours = [forward(&token, &payload(4, 32)), Ask { id: 1 }.encode().to_vec(), [&[FORWARDED], &[4; 40][..]].concat()];
+    let ours =
+        [forward(&token, &payload(4, 32)), Ask { id: 1 }.encode().to_vec(), [&[FORWARDED], &[4; 40][..]].concat()];
     for inner in ours.into_iter().chain([payload(0, 40), payload(5, 40), payload(4, 31), vec![]]) {
         assert!(run(&mut server, now, UNIX, client(2), &[forward(&token, &inner)]).is_empty(), "{inner:?}");
     }
@@ -228,7 +230,10 @@ fn a_hundred_thousand_clients_share_the_whole_and_memory_stays() {
     let mut n = 0;
     let (bytes, _) = flood(&mut server, now, &mut |_| {
         n += 10;
-        (client(1_000_000 + n), (n..n + 10).map(|n| forward(&tokens[n as usize % 100_000], &payload(4, 1392))).collect())
+        (
+            client(1_000_000 + n),
+            (n..n + 10).map(|n| forward(&tokens[n as usize % 100_000], &payload(4, 1392))).collect(),
+        )
     });
     let whole = 10 * Limits::MEMBER.total_bits_per_s / 8;
     assert!(bytes > whole * 8 / 10 && bytes < whole * 11 / 10, "{bytes} of {whole}");
@@ -246,7 +251,13 @@ fn a_game_gets_through_while_copies_fill_the_relay() {
         // Eight of 16 Mbit/s each: 128 Mbit/s where 50 fit.
         for (n, token) in (100..).zip(&copies) {
             if step % 2 == 0 {
-                run(&mut server, now, UNIX, client(n), &[forward(token, &payload(4, 1392)), forward(token, &payload(4, 1392))]);
+                run(
+                    &mut server,
+                    now,
+                    UNIX,
+                    client(n),
+                    &[forward(token, &payload(4, 1392)), forward(token, &payload(4, 1392))],
+                );
             }
         }
         if step % 16 == 0 {

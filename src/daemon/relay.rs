@@ -5,6 +5,9 @@ use std::io::Write as _;
 use actix::prelude::*;
 use lanrage_actors::discovery::messages::Listening;
 use lanrage_actors::discovery::{BindDiscovery, DiscoveryActor, DiscoveryConfig, Role};
+use lanrage_actors::nat::messages::Serve;
+use lanrage_actors::nat::{BindNat, NatLinks};
+use lanrage_actors::relay::messages::Limits;
 use lanrage_actors::store::{IdentityPolicy, Store};
 
 use super::{data_sockets, wait_for_stop, wiring};
@@ -32,8 +35,7 @@ pub(super) async fn run(config: RelayConfig) -> Result<(), String> {
     let mut store = opened.store;
     let mut notices = opened.notices;
     let identity = store.identity().map_err(|error| error.to_string())?;
-    // Held from the start, so that the port stays this relay's: the data relay will answer on it.
-    let data_port = data_sockets(&mut store, config.listen_port, &mut notices)?;
+    let sockets = data_sockets(&mut store, config.listen_port, &mut notices)?;
     for notice in &notices {
         print::notice(notice);
     }
@@ -44,8 +46,8 @@ pub(super) async fn run(config: RelayConfig) -> Result<(), String> {
         bootstrap: config.bootstrap,
         dht_protocol: config.dht_protocol,
         mdns: false,
-        public_ips: config.public_ips,
-        extra_tcp_ports: Vec::new(),
+        public_ips: config.public_ips.clone(),
+        extra_tcp_ports: config.tcp_ports,
     };
     let signing = identity.signing;
     let discovery = wiring::on(&control, move || async move {
@@ -58,8 +60,32 @@ pub(super) async fn run(config: RelayConfig) -> Result<(), String> {
         .send(BindDiscovery { links: None, listening: Some(printer.recipient()) })
         .await
         .map_err(|error| format!("the relay could not be started: {error}"))?;
-    tracing::info!(data_port = data_port.port(), "relay running");
+    let data_port = sockets.port();
+    let data_path = Arbiter::new();
+    let data = wiring::NatData {
+        stun_servers: Vec::new(),
+        serve: Serve::Always,
+        public_ips: config.public_ips,
+        port_mapping: false,
+        alternate: true,
+    };
+    let nat = wiring::data_socket(&data_path, sockets, String::new(), data, identity.wireguard).await?;
+    let relay = wiring::relay(&data_path, &identity)?;
+    let connect = async {
+        wiring::bind_data_streams(&discovery, &nat).await?;
+        wiring::bind_relay(&relay, &nat).await?;
+        nat.send(BindNat(NatLinks {
+            contact: Vec::new(),
+            networks: vec![discovery.clone().recipient()],
+            relay: wiring::relay_links(&relay, Limits::DEDICATED),
+            streams: wiring::stream_links(&discovery),
+        }))
+        .await
+    };
+    connect.await.map_err(|error| format!("the parts of the relay could not be connected: {error}"))?;
+    tracing::info!(data_port, "relay running");
     wait_for_stop().await?;
     control.stop();
+    data_path.stop();
     Ok(())
 }

@@ -7,13 +7,15 @@ use std::time::Duration;
 use actix::prelude::*;
 use ed25519_dalek::SigningKey;
 use futures::channel::oneshot;
-use lanrage_actors::discovery::{self, BindDiscovery, DiscoveryActor, DiscoveryConfig};
+use lanrage_actors::discovery::{self, BindDataStreams, BindDiscovery, DiscoveryActor, DiscoveryConfig};
 use lanrage_actors::nat::machine::NatSettings;
 use lanrage_actors::nat::messages::{ReleasePorts, Serve};
-use lanrage_actors::nat::{BindNat, BoundSockets, NatActor, NatLinks, Sockets};
+use lanrage_actors::nat::{BindNat, BoundSockets, NatActor, NatLinks, RelayLinks, Sockets, StreamLinks};
 use lanrage_actors::party::actor::{Bind as BindParty, PartyActor, Start as StartParty};
 use lanrage_actors::party::machine::PartyConfig;
 use lanrage_actors::peer::{self, BindPeers, OwnIdentity, PeerSupervisor};
+use lanrage_actors::relay::RelayActor;
+use lanrage_actors::relay::messages::{BindRelay, KnowRelay, Limits, RelaySource};
 use lanrage_actors::store::messages::StoredParty;
 use lanrage_actors::store::{Identity, Store, StoreActor};
 use lanrage_actors::tun::actor::{TunActor, TunConfig};
@@ -22,6 +24,9 @@ use lanrage_actors::tun::messages::SetAddress;
 use lanrage_actors::wire::{Ipv4Range, LocalSocket, NodeId};
 
 use crate::api;
+
+/// How often the name of a configured relay that was not found is looked up.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
 
 /// What the actors are made of.
 pub(super) struct Data {
@@ -34,6 +39,8 @@ pub(super) struct Data {
     pub(super) tun: String,
     pub(super) mtu: u16,
     pub(super) nat: NatData,
+    /// `HOST:PORT`.
+    pub(super) relay_servers: Vec<String>,
 }
 
 /// What the data socket is made of.
@@ -55,6 +62,7 @@ pub(super) struct Node {
     nat: Addr<NatActor>,
     peers: Addr<PeerSupervisor>,
     discovery: Addr<DiscoveryActor>,
+    relay: Addr<RelayActor>,
     arbiters: [Arbiter; 3],
 }
 
@@ -112,6 +120,68 @@ pub(super) async fn data_socket(
     .await
 }
 
+pub(super) fn relay(arbiter: &Arbiter, identity: &Identity) -> Result<Addr<RelayActor>, String> {
+    let (secret, seed) = (identity.signing, seed()?);
+    Ok(RelayActor::start_in_arbiter(&arbiter.handle(), move |_| RelayActor::new(secret, seed)))
+}
+
+pub(super) fn relay_links(relay: &Addr<RelayActor>, limits: Limits) -> RelayLinks {
+    RelayLinks {
+        datagrams: relay.clone().recipient(),
+        know: relay.clone().recipient(),
+        serve: relay.clone().recipient(),
+        network_changed: relay.clone().recipient(),
+        limits,
+    }
+}
+
+pub(super) fn stream_links(discovery: &Addr<DiscoveryActor>) -> StreamLinks {
+    StreamLinks {
+        open: discovery.clone().recipient(),
+        close: discovery.clone().recipient(),
+        send: discovery.clone().recipient(),
+        serve: discovery.clone().recipient(),
+    }
+}
+
+pub(super) async fn bind_data_streams(
+    discovery: &Addr<DiscoveryActor>,
+    nat: &Addr<NatActor>,
+) -> Result<(), MailboxError> {
+    discovery
+        .send(BindDataStreams {
+            opened: nat.clone().recipient(),
+            closed: nat.clone().recipient(),
+            datagrams: nat.clone().recipient(),
+            relay_found: Some(nat.clone().recipient()),
+        })
+        .await
+}
+
+pub(super) async fn bind_relay(relay: &Addr<RelayActor>, nat: &Addr<NatActor>) -> Result<(), MailboxError> {
+    relay.send(BindRelay { transmit: nat.clone().recipient(), tickets: nat.clone().recipient() }).await
+}
+
+/// Looks up the configured relays' names until all are found.
+fn know_relays(relay: Addr<RelayActor>, mut servers: Vec<String>) {
+    actix::spawn(async move {
+        while !servers.is_empty() {
+            let mut unknown = Vec::new();
+            for server in servers {
+                match tokio::net::lookup_host(server.as_str()).await.map(|mut addrs| addrs.next()) {
+                    Ok(Some(addr)) => {
+                        let know = KnowRelay { addr, stream: None, source: RelaySource::Configured };
+                        let _ = relay.send(know).await;
+                    }
+                    Ok(None) | Err(_) => unknown.push(server),
+                }
+            }
+            servers = unknown;
+            tokio::time::sleep(RESOLVE_AGAIN).await;
+        }
+    });
+}
+
 impl Node {
     pub(super) async fn start(data: Data, identity: &Identity) -> Result<Self, String> {
         let signing = SigningKey::from_bytes(&identity.signing);
@@ -142,10 +212,13 @@ impl Node {
         let (active, stored) = split_active(data.stored);
         let party =
             PartyActor::start_in_arbiter(&control.handle(), move |_| PartyActor::new(party_config, active, stored));
+        let relay_servers = data.relay_servers;
         let nat = data_socket(&data_path, data.sockets, data.tun, data.nat, identity.wireguard).await?;
+        let relay = relay(&data_path, identity)?;
 
-        let node = Self { id, party, tun, nat, peers, discovery, arbiters: [data_path, control, disk] };
+        let node = Self { id, party, tun, nat, peers, discovery, relay, arbiters: [data_path, control, disk] };
         node.connect(store).await.map_err(|error| format!("the parts of LANrage could not be connected: {error}"))?;
+        know_relays(node.relay.clone(), relay_servers);
         Ok(node)
     }
 
@@ -158,14 +231,21 @@ impl Node {
                 deliver: self.tun.clone().recipient(),
                 add_route: self.tun.clone().recipient(),
                 remove_route: self.tun.clone().recipient(),
+                relays: Some(peer::Relays {
+                    forget: self.relay.clone().recipient(),
+                    know: self.relay.clone().recipient(),
+                    far_legs: self.relay.clone().recipient(),
+                }),
             }))
             .await?;
+        bind_data_streams(&self.discovery, &self.nat).await?;
+        bind_relay(&self.relay, &self.nat).await?;
         self.nat
             .send(BindNat(NatLinks {
-                contact: vec![self.party.clone().recipient()],
+                contact: vec![self.party.clone().recipient(), self.peers.clone().recipient()],
                 networks: vec![self.peers.clone().recipient(), self.discovery.clone().recipient()],
-                relay: None,
-                serving: Vec::new(),
+                relay: relay_links(&self.relay, Limits::MEMBER),
+                streams: stream_links(&self.discovery),
             }))
             .await?;
         let links = discovery::Links {

@@ -152,6 +152,7 @@ impl Machine {
             deliver: tun.clone().recipient(),
             add_route: tun.clone().recipient(),
             remove_route: tun.clone().recipient(),
+            relays: None,
         };
         peers.send(BindPeers(links)).await?;
         let bind = Bind {
