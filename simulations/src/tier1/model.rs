@@ -8,6 +8,7 @@ use ed25519_dalek::SigningKey;
 use lanrage_actors::party::frame::Frame;
 use lanrage_actors::party::messages::PartyError;
 use lanrage_actors::party::record::virtual_ip;
+use lanrage_actors::peer::messages::CandidateState;
 use lanrage_actors::wire::{Ipv4Range, NodeId, ip};
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -510,7 +511,7 @@ impl Game<'_> {
                     let state = tunnel.map(|tunnel| {
                         let view = tunnel.view(self.net.mono(), 0);
                         let path = view.path.endpoint.is_some();
-                        let live = view.candidates.iter().filter(|candidate| candidate.live).count();
+                        let live = view.candidates.iter().filter(|candidate| candidate.state == CandidateState::Live).count();
                         format!("path {path}, {live} live candidates, handshake {:?} s ago", view.last_handshake_s)
                     });
                     failures.push(format!("{node} has no tunnel to {other}: {state:?}"));
