@@ -520,7 +520,7 @@ impl Handler<ReleasePorts> for NatActor {
 impl Handler<RelayFound> for NatActor {
     type Result = ();
 
-    fn handle(&mut self, RelayFound { node, addr, tcp_addrs }: RelayFound, _: &mut Self::Context) {
+    fn handle(&mut self, RelayFound { node, addr, tcp_addrs }: RelayFound, ctx: &mut Self::Context) {
         if let Some(links) = &self.links {
             let know = KnowRelay { addr, stream: None, source: RelaySource::Identify };
             if links.relay.know.try_send(know).is_err() {
@@ -529,6 +529,8 @@ impl Handler<RelayFound> for NatActor {
         }
         let wishes = self.fallback.relay_found(Reachable { node, addr, tcp_addrs });
         self.wish(wishes);
+        self.machine.relay_found(now(), addr, &mut self.outputs);
+        self.settle(ctx);
     }
 }
 

@@ -73,6 +73,8 @@ pub struct NatMachine<T> {
     servers: Vec<SocketAddr>,
     /// This machine's tickets, and how relays see its data socket.
     relays: Tickets,
+    /// Relays that were heard of, whether or not they answer: that none does is how a blocked UDP shows.
+    heard_of: Vec<SocketAddr>,
     /// `None`: switched off.
     port_mapping: Option<PortMapView>,
     contact: Contact,
@@ -96,6 +98,7 @@ impl<T: Clone> NatMachine<T> {
             party: None,
             servers: Vec::new(),
             relays: Tickets { tickets: Vec::new(), observed: Vec::new() },
+            heard_of: Vec::new(),
             port_mapping: None,
             contact: Contact::default(),
             networks: LocalNetworks::default(),
@@ -242,9 +245,22 @@ impl<T: Clone> NatMachine<T> {
         self.set_stun_servers(now, out);
     }
 
+    /// There is, or may be, a relay, which answers STUN.
+    pub fn relay_found(&mut self, now: Instant, relay: SocketAddr, out: &mut NatOutputs<T>) {
+        if !self.heard_of.contains(&relay) {
+            if self.heard_of.len() >= MAX_SERVERS {
+                self.heard_of.remove(0);
+            }
+            self.heard_of.push(relay);
+            self.set_stun_servers(now, out);
+        }
+    }
+
     fn set_stun_servers(&mut self, now: Instant, out: &mut NatOutputs<T>) {
         let configured = self.servers.iter().map(|&addr| Server { addr, trusted: true });
-        let relays = self.relays.observed.iter().map(|it| Server { addr: it.relay, trusted: false });
+        let heard_of = self.heard_of.iter().rev().copied();
+        let relays = self.relays.observed.iter().map(|it| it.relay).chain(heard_of);
+        let relays = relays.map(|addr| Server { addr, trusted: false });
         let mut servers: Vec<Server> = Vec::new();
         for server in relays.chain(configured) {
             if servers.len() < 2 * MAX_SERVERS && !servers.iter().any(|it| it.addr == server.addr) {
@@ -335,7 +351,10 @@ impl<T: Clone> NatMachine<T> {
         let (v4, v6) = (self.stun.v4(), self.stun.v6());
         let has_v4 = self.hosts().iter().any(SocketAddr::is_ipv4);
         let mut nat = if has_v4 && (v4.mapped.is_some() || v6.mapped.is_none()) { v4.nat } else { v6.nat };
-        nat.udp_blocked = v4.nat.udp_blocked && (v6.nat.udp_blocked || v6.mapped.is_none());
+        let answered = v4.mapped.is_some() || v6.mapped.is_some();
+        let silent = v4.nat.udp_blocked && (v6.nat.udp_blocked || v6.mapped.is_none());
+        // A server that is asked for the first time is no sign that UDP works; only an answer is.
+        nat.udp_blocked = !answered && (silent || self.contact.nat.udp_blocked);
         nat
     }
 
