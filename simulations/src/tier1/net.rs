@@ -190,7 +190,7 @@ impl Net {
         let now = self.now(index);
         let port = self.rng.random_range(1024..=u16::MAX);
         let other = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), port);
-        self.nodes[index].machine.set_candidates(now, &[endpoint(index), other]);
+        self.nodes[index].machine.set_contact(now, Contact::of_hosts([endpoint(index), other]));
         self.drain(index);
     }
 
