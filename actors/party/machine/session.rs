@@ -161,7 +161,7 @@ impl Session {
             seq: record.seq,
         });
         let unix = self.next_joined_at(unix);
-        Welcome { info: self.roster.info().signed().clone(), unix, known, taken: self.roster.taken_ips() }
+        Welcome { info: self.roster.info().signed().clone(), unix, known, taken: self.taken_by_others(node) }
     }
 
     /// What a newcomer is told to take for `joined_at`: the time, but after everybody who is known, however slow this

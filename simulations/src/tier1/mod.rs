@@ -28,6 +28,9 @@ pub struct Settings {
     pub datagram_loss: f64,
     /// Wall clocks are wrong, and jump.
     pub clock_jumps: bool,
+    /// Now and then a member's addresses change while every frame is lost: only digests can tell the others.
+    #[serde(default)]
+    pub deaf: bool,
     /// Most members.
     pub limit: usize,
 }

@@ -238,6 +238,9 @@ impl Game<'_> {
             }
             Op::Stranger => self.stranger(),
             Op::Traffic => {
+                if self.settings.deaf {
+                    self.lost_news();
+                }
                 self.net.run(Duration::from_secs(self.settings.quiet_s));
                 self.traffic();
             }
@@ -275,7 +278,8 @@ impl Game<'_> {
         let was_in = self.model.standing.contains(&node);
         let replied = format!("{:?}", reply.as_ref().map(|reply| reply.as_ref().map(|_| "in")));
         let fits = match &reply {
-            Some(Ok(_)) => !kicked && !full && (helpers > 0 || was_in),
+            // One that was in goes back on its own when nobody answers in time; then it, or somebody else, is one too many.
+            Some(Ok(_)) => !kicked && (was_in || (!full && helpers > 0)),
             Some(Err(PartyError::Kicked)) => kicked,
             Some(Err(PartyError::PartyFull(_))) => full,
             // One who was removed knows no code that counts, or meets nobody who knows that he was.
@@ -367,9 +371,22 @@ impl Game<'_> {
         }
     }
 
+    /// A member says that its addresses have changed, and nobody hears it.
+    fn lost_news(&mut self) {
+        let Some(&node) = self.members_up().first() else { return };
+        let loss = std::mem::replace(&mut self.net.frame_loss, 1.0);
+        self.net.move_house(node);
+        self.net.run(Duration::from_secs(1));
+        self.net.frame_loss = loss;
+        *self.counts.entry("news that were lost".into()).or_default() += 1;
+    }
+
     /// A packet between any two that must be connected arrives, from the right one.
     fn traffic(&mut self) {
         let members = self.members_up();
+        let taken: Vec<_> = self.net.nodes.iter().filter_map(|node| node.address).map(|it| it.ip).collect();
+        let mut unused = (1..=254).map(|last| Ipv4Addr::new(10, 66, 3, last)).filter(|it| !taken.contains(it));
+        let forged = unused.next().unwrap_or(Ipv4Addr::UNSPECIFIED);
         let mut sent = BTreeSet::new();
         for node in &mut self.net.nodes {
             node.delivered.clear();
@@ -388,7 +405,6 @@ impl Game<'_> {
                 self.net.send_packet(from, to, &packet);
                 sent.insert((from, to));
                 // A source that is not his, and a target that is not the other's: neither may arrive.
-                let forged = Ipv4Addr::new(10, 66, 3, 254);
                 let _ = ip::write_header(&mut packet, forged, target.ip, ip::UDP, 64);
                 self.net.send_packet(from, to, &packet);
                 let _ = ip::write_header(&mut packet, source.ip, forged, ip::UDP, 64);

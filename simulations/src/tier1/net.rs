@@ -185,6 +185,15 @@ impl Net {
         self.note(format_args!("{index} starts"));
     }
 
+    /// One more address, besides the one at which it is.
+    pub fn move_house(&mut self, index: usize) {
+        let now = self.now(index);
+        let port = self.rng.random_range(1024..=u16::MAX);
+        let other = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), port);
+        self.nodes[index].machine.set_contact(now, Contact::of_hosts([endpoint(index), other]));
+        self.drain(index);
+    }
+
     pub fn crash(&mut self, index: usize) {
         self.note(format_args!("{index} dies"));
         self.nodes[index].up = false;
