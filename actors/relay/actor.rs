@@ -76,11 +76,10 @@ impl RelayActor {
         let unix = (self.unix)();
         let mut answers = TransmitBatch::new(from);
         for ask in batch.iter().filter(|it| is(it, ASK)) {
-            if let Some(answer) = server.handle_ask(now, unix, from, ask) {
-                if !push(&mut answers, &answer) {
-                    self.forwarded.push(std::mem::replace(&mut answers, TransmitBatch::new(from)));
-                    push(&mut answers, &answer);
-                }
+            let Some(answer) = server.handle_ask(now, unix, from, ask) else { continue };
+            if !push(&mut answers, &answer) {
+                self.forwarded.push(std::mem::replace(&mut answers, TransmitBatch::new(from)));
+                push(&mut answers, &answer);
             }
         }
         if !answers.is_empty() {

@@ -162,7 +162,7 @@ impl RelayClient {
     /// A datagram that came from `from` and looks like a ticket.
     pub fn handle_ticket(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], out: &mut Outputs) {
         let answered = TicketFrame::parse(datagram).is_some_and(|ticket| {
-            let alone = !self.relays.iter().any(Known::answers);
+            let alone = self.is_alone();
             // Two of the same `via`: an id fits one of them.
             let found = self
                 .relays
@@ -171,7 +171,7 @@ impl RelayClient {
                 .any(|it| it.handle_ticket(now, &ticket, &mut self.rng));
             if found && alone {
                 // The network is back: no need for the others to wait.
-                self.relays.iter_mut().filter(|it| !it.answers()).for_each(|it| it.ask_now(now));
+                self.relays.iter_mut().filter(|it| !it.is_sound()).for_each(|it| it.ask_now(now));
             }
             found
         });
@@ -185,8 +185,8 @@ impl RelayClient {
     }
 
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Outputs) {
-        let alone = !self.relays.iter().any(Known::answers);
-        let mut missed = false;
+        let alone = self.is_alone();
+        let (mut missed, mut kept_missed) = (false, false);
         for relay in &mut self.relays {
             let before = relay.missed;
             if relay.is_unproved_ask(now) {
@@ -203,6 +203,11 @@ impl RelayClient {
                 out.asks.push((relay.via, ask));
             }
             missed |= relay.missed != before;
+            kept_missed |= relay.kept && relay.missed != before;
+        }
+        if kept_missed {
+            // Which of the others could take its place, or is it the network?
+            self.relays.iter_mut().filter(|it| !it.kept && it.is_sound()).for_each(|it| it.ask_now(now));
         }
         if missed {
             self.settle(now);
@@ -254,15 +259,20 @@ impl RelayClient {
             .collect()
     }
 
+    /// No relay answers: the network is to blame rather than the relays.
+    fn is_alone(&self) -> bool {
+        !self.relays.iter().any(Known::is_sound)
+    }
+
     /// Chooses, and tells others if there is something to tell.
     fn settle(&mut self, now: Instant) {
-        if self.relays.iter().any(Known::answers) {
-            self.choose(now);
-        } else {
-            // Then the network is to blame. When it is back others may reach this machine by the tickets that they
-            // have: they stand as long as they are good, if their relays are still known.
+        if self.is_alone() {
+            // When the network is back, others may reach this machine by the tickets that they have: they stand as long
+            // as they are good.
             let good = |held: &Held| now.saturating_duration_since(held.at) < LIFETIME;
             self.relays.iter_mut().for_each(|it| it.kept &= it.published.as_ref().is_some_and(good));
+        } else {
+            self.choose(now);
         }
         let observed: Vec<_> =
             self.relays.iter().filter_map(|it| Some(Observed { relay: it.addr, addr: it.observed()? })).collect();
@@ -285,7 +295,7 @@ impl RelayClient {
                 .relays
                 .iter()
                 .enumerate()
-                .filter(|(_, it)| it.answers())
+                .filter(|(_, it)| it.is_sound() || it.kept && it.answers())
                 .filter_map(|(at, it)| {
                     let far = if shared { *self.far.get(&it.addr)? } else { Duration::ZERO };
                     let own = it.rtt()?;

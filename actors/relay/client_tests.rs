@@ -179,16 +179,14 @@ fn a_lost_answer_or_two_change_nothing() {
     world.run_s(1);
     let told = world.versions.len();
     world.rtt.remove(&relay(1));
-    let mut world_asked = world.asked[&relay(1)].len();
+    let asked = world.asked[&relay(1)].len();
     // A round and a half without answers.
-    while world.asked[&relay(1)].len() < world_asked + 6 {
+    while world.asked[&relay(1)].len() < asked + 6 {
         world.run(100 * MS);
     }
     world.rtt.insert(relay(1), 10);
     world.run_s(60);
     assert_eq!((world.relays(), world.versions.len()), (vec![relay(1), relay(2)], told));
-    world_asked = world.asked[&relay(1)].len();
-    assert!(world_asked > 0);
 }
 
 #[test]
@@ -346,8 +344,7 @@ proptest! {
         world.act(|client, now, out| client.handle_ticket(now, relay(from), &bytes, out));
         // The right answer from the wrong address: of another relay, of nobody.
         for (_, to, answer) in &stolen {
-            for wrong in [relay(3 - to.to_string().contains(".1:") as u8 * 2 + 1), (to.ip(), 9).into(), relay(77)] {
-                prop_assume!(wrong != *to);
+            for wrong in [relay(1), relay(2), (to.ip(), 9).into(), relay(77)].into_iter().filter(|it| it != to) {
                 world.act(|client, now, out| client.handle_ticket(now, wrong, answer, out));
             }
         }

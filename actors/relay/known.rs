@@ -104,6 +104,11 @@ impl Known {
         self.latest.is_some() && self.missed < DEAD_AFTER
     }
 
+    /// It answered, and nothing has been missed since.
+    pub(super) fn is_sound(&self) -> bool {
+        self.latest.is_some() && self.missed == 0
+    }
+
     /// The least is given up for one that is worth more.
     pub(super) fn worth(&self) -> (bool, bool, bool, u8) {
         (self.is_from(RelaySource::Configured), self.kept, self.missed < DEAD_AFTER, self.sources)
@@ -145,7 +150,7 @@ impl Known {
         self.next = now + AGAIN;
     }
 
-    /// The next Ask of a round, if it is time for one. `alone`: no relay answers.
+    /// The next Ask of a round, if it is time for one. `alone`: no relay is sound.
     pub(super) fn handle_timeout(&mut self, now: Instant, alone: bool, rng: &mut StdRng) -> Option<[u8; ASK_LEN]> {
         if self.next > now {
             return None;

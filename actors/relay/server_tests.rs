@@ -166,22 +166,31 @@ fn no_relay_frame_travels_in_a_relay_frame() {
     assert_eq!(dropped(server.counters()), BTreeMap::from([("payload", 7)]));
 }
 
-/// Sends for ten seconds as fast as the steps are, and says how many bytes and packets came through.
+const FLOOD_S: u64 = 4;
+
+/// Sends every millisecond for some seconds what `each` says; returns how many bytes and packets came through.
 fn flood(
     server: &mut RelayServer,
     start: Instant,
-    per_step: &mut dyn FnMut(u64) -> (SocketAddr, Vec<Vec<u8>>),
+    each: &mut dyn FnMut(u64) -> Vec<(SocketAddr, Vec<Vec<u8>>)>,
 ) -> (u64, u64) {
     let before = server.counters();
-    for step in 0..10_000 {
-        let (from, datagrams) = per_step(step);
-        let mut out = Vec::new();
-        let now = start + Duration::from_millis(step);
-        server.handle_forward(now, UNIX, from, datagrams.iter().map(Vec::as_slice), &mut out);
-        assert!(out.iter().map(TransmitBatch::segments).sum::<usize>() <= datagrams.len());
+    for step in 0..FLOOD_S * 1_000 {
+        for (from, datagrams) in each(step) {
+            let mut out = Vec::new();
+            let now = start + Duration::from_millis(step);
+            server.handle_forward(now, UNIX, from, datagrams.iter().map(Vec::as_slice), &mut out);
+            assert!(out.iter().map(TransmitBatch::segments).sum::<usize>() <= datagrams.len());
+        }
     }
     let after = server.counters();
     (after.forwarded_bytes - before.forwarded_bytes, after.forwarded - before.forwarded)
+}
+
+/// Whether `got` is what `rate` a second and the burst allow, and not much less.
+fn is_share(got: u64, rate: u64) -> bool {
+    let share = FLOOD_S * rate;
+    got > share * 9 / 10 && got < share * 11 / 10
 }
 
 #[test]
@@ -189,15 +198,13 @@ fn one_flooder_gets_a_hosts_share() {
     let (mut server, now) = server(Limits::MEMBER);
     let token = ticket(&mut server, now, UNIX, client(1)).token;
     // 110 Mbit/s.
-    let (bytes, _) = flood(&mut server, now, &mut |_| (client(2), vec![forward(&token, &payload(4, 1392)); 10]));
-    let share = 10 * Limits::MEMBER.host_bits_per_s / 8;
-    assert!(bytes > share * 9 / 10 && bytes < share * 11 / 10, "{bytes}");
+    let (bytes, _) = flood(&mut server, now, &mut |_| vec![(client(2), vec![forward(&token, &payload(4, 1392)); 10])]);
+    assert!(is_share(bytes, Limits::MEMBER.host_bits_per_s / 8), "{bytes}");
     // 20,000 small ones a second.
     let (_, packets) = flood(&mut server, now + Duration::from_secs(20), &mut |_| {
-        (client(2), vec![forward(&token, &payload(4, 32)); 20])
+        vec![(client(2), vec![forward(&token, &payload(4, 32)); 20])]
     });
-    let share = 10 * Limits::MEMBER.host_packets_per_s;
-    assert!(packets > share * 9 / 10 && packets < share * 11 / 10, "{packets}");
+    assert!(is_share(packets, Limits::MEMBER.host_packets_per_s), "{packets}");
 }
 
 #[test]
@@ -205,38 +212,36 @@ fn a_hundred_thousand_senders_to_one_receiver_get_one_receivers_share() {
     let (mut server, now) = server(Limits::DEDICATED);
     let memory = server.memory();
     let token = ticket(&mut server, now, UNIX, client(1)).token;
-    let mut n = 0;
-    let datagrams = vec![forward(&token, &payload(4, 1392)); 10];
+    let datagram = vec![forward(&token, &payload(4, 1392))];
+    let mut sender = 1_000;
     let (bytes, _) = flood(&mut server, now, &mut |_| {
-        n += 10;
-        (client(1_000 + n), datagrams.clone())
+        sender += 25;
+        (sender..sender + 25).map(|n| (client(n), datagram.clone())).collect()
     });
-    let share = 10 * Limits::DEDICATED.host_bits_per_s / 8;
-    assert!(bytes < share * 11 / 10, "{bytes}");
+    assert!(sender > 100_000);
+    assert!(is_share(bytes, Limits::DEDICATED.host_bits_per_s / 8), "{bytes}");
     assert_eq!(dropped(server.counters()).into_keys().collect::<Vec<_>>(), ["destination"]);
-    // Others get through all the same: what was refused has cost the sender's buckets nothing.
+    // Others get through all the same: what was refused has cost the senders' buckets nothing.
     let other = ticket(&mut server, now, UNIX, client(5)).token;
-    let late = now + Duration::from_millis(9_999);
+    let late = now + Duration::from_millis(FLOOD_S * 1_000 - 1);
     assert_eq!(run(&mut server, late, UNIX, client(6), &[forward(&other, &payload(4, 200))]).len(), 1);
     assert_eq!(server.memory(), memory);
 }
 
 #[test]
-fn a_hundred_thousand_clients_share_the_whole_and_memory_stays() {
-    let (mut server, now) = server(Limits { total_asks_per_s: 1_000_000, ..Limits::MEMBER });
+fn a_hundred_thousand_senders_to_a_thousand_receivers_share_the_whole_and_memory_stays() {
+    let (mut server, now) = server(Limits::MEMBER);
     let memory = server.memory();
     assert!(memory < 1_100_000, "{memory}");
-    let tokens: Vec<_> = (0..100_000).map(|n| ticket(&mut server, now, UNIX, client(n)).token).collect();
-    let mut n = 0;
+    let datagrams: Vec<_> = (0..1_000)
+        .map(|n| vec![forward(&ticket(&mut server, now, UNIX, client(n)).token, &payload(4, 1392))])
+        .collect();
+    let mut sender = 1_000;
     let (bytes, _) = flood(&mut server, now, &mut |_| {
-        n += 10;
-        (
-            client(1_000_000 + n),
-            (n..n + 10).map(|n| forward(&tokens[n as usize % 100_000], &payload(4, 1392))).collect(),
-        )
+        sender += 25;
+        (sender..sender + 25).map(|n| (client(n), datagrams[n as usize % 1_000].clone())).collect()
     });
-    let whole = 10 * Limits::MEMBER.total_bits_per_s / 8;
-    assert!(bytes > whole * 8 / 10 && bytes < whole * 11 / 10, "{bytes} of {whole}");
+    assert!(is_share(bytes, Limits::MEMBER.total_bits_per_s / 8), "{bytes}");
     assert_eq!(server.memory(), memory);
 }
 
@@ -246,7 +251,7 @@ fn a_game_gets_through_while_copies_fill_the_relay() {
     let copies: Vec<_> = (0..8).map(|n| ticket(&mut server, now, UNIX, client(n)).token).collect();
     let game = ticket(&mut server, now, UNIX, client(50)).token;
     let mut lost = 0;
-    for step in 0..10_000u64 {
+    for step in 0..4_000u64 {
         let now = now + Duration::from_millis(step);
         // Eight of 16 Mbit/s each: 128 Mbit/s where 50 fit.
         for (n, token) in (100..).zip(&copies) {
