@@ -194,9 +194,11 @@ impl Task {
 
     /// Says when to come back.
     async fn renew_or_map(&mut self, port: NonZeroU16) -> Duration {
+        // Not within the condition: the guard would live as long as the block, which writes.
+        let before = self.told.borrow().external;
         if let Some(held) = &mut self.held
             && timeout(ATTEMPT, held.renew()).await.unwrap_or(false)
-            && let Some(external) = held.external(self.told.borrow().external)
+            && let Some(external) = held.external(before)
         {
             self.told.send_if_modified(|view| view.external.replace(external) != Some(external));
             return RENEW;

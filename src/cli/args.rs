@@ -70,6 +70,15 @@ pub(super) struct NetcheckArgs {
     /// Do not ask the router to forward a port
     #[arg(long)]
     pub(super) no_port_mapping: bool,
+    /// Measure how long the router keeps an unused mapping; takes three minutes
+    #[arg(long)]
+    pub(super) lifetime: bool,
+    /// Measure up to one minute only
+    #[arg(long, requires = "lifetime")]
+    pub(super) quick: bool,
+    /// UDP relay that helps to measure it [default: the configured ones]
+    #[arg(long, value_name = "HOST:PORT", requires = "lifetime")]
+    pub(super) relay: Option<String>,
     #[command(flatten)]
     pub(super) ask: AskArgs,
 }
@@ -275,7 +284,7 @@ mod tests {
             "status --json",
             "peers",
             "doctor --api [::1]:9",
-            "netcheck --json --port 5000 --server a:1,b:2 --no-port-mapping",
+            "netcheck --json --port 5000 --server a:1,b:2 --no-port-mapping --lifetime --quick --relay c:3",
         ] {
             parse(&format!("lanrage {line}"));
         }

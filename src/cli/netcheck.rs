@@ -1,5 +1,6 @@
 //! `lanrage netcheck`: what stands between this computer and the internet, and what to do about it.
 
+mod lifetime;
 mod text;
 
 use std::io;
@@ -9,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use lanrage_actors::nat::addrs;
 use lanrage_actors::nat::behaviour::{MAX_SERVERS, Server, StunClient};
-use lanrage_actors::nat::messages::{NatReport, PortMapView};
+use lanrage_actors::nat::lifetime::{QUICK_WAITS, WAITS};
+use lanrage_actors::nat::messages::{MappingLifetime, NatReport, PortMapView};
 use lanrage_actors::nat::portmap::{PortMapSettings, PortMapper};
 use serde_json::json;
 use tokio::net::UdpSocket;
+use tokio::runtime::Runtime;
 
 use super::args::NetcheckArgs;
 use super::client::{Client, Kind, read};
 use super::commands::pretty;
 use super::print;
-use crate::config::Places;
+use crate::config::{Config, Layer, Places};
 
-/// Asked where no others are named. Run by companies for everybody.
-const PUBLIC_SERVERS: [&str; 3] = ["stun.l.google.com:19302", "stun.cloudflare.com:3478", "stun.nextcloud.com:3478"];
 /// All stages of the discovery with all of their retransmissions take 4.5 s.
 const DISCOVERY: Duration = Duration::from_secs(8);
 const PORT_MAPPING: Duration = Duration::from_secs(20);
@@ -30,20 +31,24 @@ const MAX_DATAGRAM: usize = 1500;
 
 /// The running node knows; without one, or with a port or servers of one's own, this program looks by itself.
 pub(super) fn run(args: &NetcheckArgs, places: &Places) -> Result<ExitCode, String> {
-    let by_itself = args.port.is_some() || !args.server.is_empty();
-    let answer = if by_itself { None } else { ask(args, places)? };
-    let by_node = answer.is_some();
-    let report = match answer {
-        Some(report) => report,
-        None => look(args)?,
+    let flags = Layer { data_dir: args.ask.node.data_dir.clone(), ..Layer::default() };
+    let config = Config::load(args.ask.node.config.as_deref(), flags, false, places).map_err(|error| error.0)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+    let asks_node = args.port.is_none() && args.server.is_empty();
+    let answer = if asks_node { ask(args, places)? } else { None };
+    let (mut report, by) = match answer {
+        Some(report) => (report, "node"),
+        None => (runtime.block_on(look(args, &config))?, "netcheck"),
     };
+    if args.lifetime {
+        report.lifetime = Some(measure(args, &config, &runtime)?);
+    }
     let advice = text::advice(&report);
     if args.ask.json {
-        let by = if by_node { "node" } else { "netcheck" };
         print::line(&pretty(&json!({ "by": by, "report": report, "advice": advice })));
     } else {
-        let by = if by_node { "by the running LANrage" } else { "by this command; LANrage is not running" };
-        print::line(&text::shown(&report, if args.port.is_some() { "by this command" } else { by }, &advice));
+        print::line(&text::shown(&report, by, &advice));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -56,35 +61,43 @@ fn ask(args: &NetcheckArgs, places: &Places) -> Result<Option<NatReport>, String
     }
 }
 
-fn look(args: &NetcheckArgs) -> Result<NatReport, String> {
-    let named: Vec<&str> = args.server.iter().map(String::as_str).collect();
-    let (servers, unknown) = resolve(if named.is_empty() { &PUBLIC_SERVERS } else { &named });
-    if servers.is_empty() && !named.is_empty() {
+async fn look(args: &NetcheckArgs, config: &Config) -> Result<NatReport, String> {
+    let names = if args.server.is_empty() { &config.stun_servers } else { &args.server };
+    let (servers, unknown) = resolve(names);
+    if servers.is_empty() && !args.server.is_empty() {
         return Err(format!("no such server: {}; write it like stun.example.org:3478", unknown.join(", ")));
     }
     for name in &unknown {
         print::notice(&format!("{name} has no address; is there a network, and does DNS work?"));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(async {
-        let sockets = Sockets::bind(args.port.unwrap_or(0)).await.map_err(|error| {
-            format!("UDP port {} cannot be used: {error}; name another with --port", args.port.unwrap_or(0))
-        })?;
-        let mut report = sockets.discover(&servers).await;
-        // After it: a port that the router forwards looks like a NAT that filters nothing.
-        report.port_mapping = if args.no_port_mapping { None } else { Some(map(report.listen_port).await) };
-        Ok(report)
-    })
+    let port = args.port.unwrap_or(0);
+    let sockets = Sockets::bind(port)
+        .await
+        .map_err(|error| format!("UDP port {port} cannot be used: {error}; name another with --port"))?;
+    let mut report = sockets.discover(&servers).await;
+    // After it: a port that the router forwards looks like a NAT that filters nothing.
+    let off = args.no_port_mapping || !config.port_mapping;
+    report.port_mapping = if off { None } else { Some(map(report.listen_port).await) };
+    Ok(report)
+}
+
+fn measure(args: &NetcheckArgs, config: &Config, runtime: &Runtime) -> Result<MappingLifetime, String> {
+    let names = args.relay.as_ref().map_or(&config.relay_servers[..], std::slice::from_ref);
+    let relay = resolve(names).0.into_iter().map(|relay| relay.addr).find(SocketAddr::is_ipv4);
+    let relay = relay.ok_or("--lifetime needs a relay that helps: name one with --relay HOST:PORT")?;
+    let waits: &[u16] = if args.quick { &QUICK_WAITS } else { &WAITS };
+    let longest = waits.iter().max().copied().unwrap_or_default();
+    print::notice(&format!("measuring for {longest} s how long an unused mapping lives"));
+    runtime.block_on(lifetime::measure(relay, waits)).map_err(|error| format!("no socket for it: {error}"))
 }
 
 /// Addresses of both families, and the names that have none.
-fn resolve(names: &[&str]) -> (Vec<Server>, Vec<String>) {
+fn resolve(names: &[String]) -> (Vec<Server>, Vec<String>) {
     let (mut servers, mut unknown): (Vec<Server>, _) = (Vec::new(), Vec::new());
     for name in names {
         let addrs: Vec<_> = name.to_socket_addrs().map(Iterator::collect).unwrap_or_default();
         if addrs.is_empty() {
-            unknown.push((*name).to_owned());
+            unknown.push(name.clone());
         }
         for ipv4 in [true, false] {
             // One address each: several of one name are one operator.
@@ -204,12 +217,11 @@ mod tests {
 
     #[test]
     fn one_address_of_each_family_and_name() {
-        let (servers, unknown) = resolve(&["192.0.2.1:3478", "[2001:db8::1]:3478", "nonsense"]);
+        let (servers, unknown) = resolve(&["192.0.2.1:3478", "[2001:db8::1]:3478", "nonsense"].map(String::from));
         let addrs: Vec<_> = servers.iter().map(|server| server.addr.to_string()).collect();
         assert_eq!(addrs, ["192.0.2.1:3478", "[2001:db8::1]:3478"]);
         assert_eq!(unknown, ["nonsense"]);
         let many: Vec<_> = (0..100).map(|n| format!("192.0.2.{n}:1")).collect();
-        let many: Vec<_> = many.iter().map(String::as_str).collect();
         assert_eq!(resolve(&many).0.len(), 2 * MAX_SERVERS);
     }
 }

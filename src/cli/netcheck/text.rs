@@ -8,7 +8,8 @@ use lanrage_actors::wire::Dependence;
 use crate::cli::print;
 
 pub(super) fn shown(report: &NatReport, by: &str, advice: &[String]) -> String {
-    let mut parts = vec![format!("Found {by}, on UDP port {}.", report.listen_port)];
+    let by = if by == "node" { "The running LANrage" } else { "This command" };
+    let mut parts = vec![format!("{by} found, on UDP port {}:", report.listen_port)];
     parts.push(family("IPv4", &report.v4));
     parts.push(family("IPv6", &report.v6));
     parts.push(format!(
@@ -245,7 +246,7 @@ mod tests {
     fn everything_is_shown() {
         let mut all = report(Dependence::EndpointIndependent, Dependence::AddressDependent);
         all.lifetime = Some(MappingLifetime { alive_s: Some(60), gone_s: Some(90) });
-        let text = shown(&all, "by me", &advice(&all));
+        let text = shown(&all, "node", &advice(&all));
         for word in [
             "203.0.113.5:40000",
             "endpoint-independent",
