@@ -9,6 +9,7 @@
 
 mod leftovers;
 mod line;
+pub(crate) mod meeting;
 pub(crate) mod nat_kinds;
 mod nat_rules;
 mod net;
@@ -18,6 +19,8 @@ mod process;
 mod requirements;
 pub(crate) mod sites;
 mod sniffer;
+pub(crate) mod stream;
+pub(crate) mod watch;
 
 use std::time::{Duration, Instant};
 
