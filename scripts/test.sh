@@ -64,7 +64,7 @@ have() {
 install_what_is_missing() {
     # program:package
     local wanted=(
-        ip:iproute2 ss:iproute2 nft:nftables ping:iputils-ping setpriv:util-linux setcap:libcap2-bin socat:socat iperf3:iperf3
+        ip:iproute2 ss:iproute2 tc:iproute2 nft:nftables conntrack:conntrack ping:iputils-ping setpriv:util-linux setcap:libcap2-bin socat:socat iperf3:iperf3
         miniupnpd:miniupnpd-nftables chocolate-server:chocolate-doom chocolate-doom:chocolate-doom cc:gcc ld:binutils
     )
     local missing=() entry

@@ -8,14 +8,23 @@
 #![allow(dead_code, unused_imports, clippy::print_stdout, clippy::unwrap_used)]
 
 mod leftovers;
+mod line;
+pub(crate) mod meeting;
+pub(crate) mod nat_kinds;
+mod nat_rules;
 mod net;
 mod node;
+pub(crate) mod probe;
 mod process;
 mod requirements;
+pub(crate) mod sites;
 mod sniffer;
+pub(crate) mod stream;
+pub(crate) mod watch;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use line::{Line, Quality};
 pub(crate) use net::{Host, Lab};
 pub(crate) use node::{Answer, DHT_PROTOCOL, Node, NodeOptions, Relay, binary, virtual_ip};
 pub(crate) use process::{Output, Process};

@@ -2,11 +2,12 @@
 
 use std::cell::Cell;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -88,20 +89,31 @@ impl Lab {
 
     /// A namespace with nothing but a loopback interface. Names are unique within a lab.
     pub(crate) fn host(&self, name: &str) -> Host {
-        let space = format!("{}{}-{name}", leftovers::space_prefix(std::process::id()), self.id);
-        ip(&["netns", "add", &space]);
-        let dir = self.dir.join(name);
-        fs::create_dir(&dir).unwrap();
-        let host = Host(Arc::new(Inner {
-            space,
-            name: name.into(),
-            dir,
-            interfaces: AtomicU32::new(0),
-            logs: AtomicU32::new(0),
-            address: AtomicU32::new(0),
-        }));
+        let host = self.spaces(&[name]).remove(0);
         host.ip(&["link", "set", "lo", "up"]);
         host
+    }
+
+    /// Many namespaces at once, their loopback interfaces still down.
+    pub(super) fn spaces(&self, names: &[&str]) -> Vec<Host> {
+        let own = format!("{}{}", leftovers::space_prefix(std::process::id()), self.id);
+        let mut batch = String::new();
+        let hosts = names.iter().map(|name| {
+            let (space, dir) = (format!("{own}-{name}"), self.dir.join(name));
+            batch += &format!("netns add {space}\n");
+            fs::create_dir(&dir).unwrap();
+            Host(Arc::new(Inner {
+                space,
+                name: (*name).into(),
+                dir,
+                interfaces: AtomicU32::new(0),
+                logs: AtomicU32::new(0),
+                address: AtomicU32::new(0),
+            }))
+        });
+        let hosts = hosts.collect();
+        ip_batch(&batch);
+        hosts
     }
 
     /// A namespace that forwards IPv4 between its interfaces.
@@ -219,6 +231,10 @@ impl Host {
     /// Give an interface `address/24`.
     pub(crate) fn address_on(&self, interface: &str, address: Ipv4Addr) {
         self.ip(&["addr", "add", &format!("{address}/24"), "brd", "+", "dev", interface]);
+        self.remember_address(address);
+    }
+
+    pub(super) fn remember_address(&self, address: Ipv4Addr) {
         let first = &self.0.address;
         let _ = first.compare_exchange(0, address.to_bits(), Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -227,6 +243,12 @@ impl Host {
     #[track_caller]
     pub(crate) fn ip(&self, args: &[&str]) -> String {
         ip(&[&["-n", self.space()], args].concat())
+    }
+
+    /// Load nftables rules.
+    #[track_caller]
+    pub(crate) fn nft(&self, rules: &str) {
+        self.enter(|| fed("nft", &["-f", "-"], rules));
     }
 
     /// Run a program to its end.
@@ -310,4 +332,23 @@ fn ip(args: &[&str]) -> String {
     let done = Command::new("ip").args(args).output().unwrap();
     assert!(done.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&done.stderr));
     String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+/// Many `ip` commands, one a line, in the namespace of this thread.
+#[track_caller]
+pub(super) fn ip_batch(commands: &str) {
+    if !commands.is_empty() {
+        fed("ip", &["-batch", "-"], commands);
+    }
+}
+
+/// Run a program that reads `input`, in the namespace of this thread.
+#[track_caller]
+fn fed(program: &str, args: &[&str], input: &str) {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert!(done.status.success(), "{program}: {}\n{input}", String::from_utf8_lossy(&done.stderr));
 }

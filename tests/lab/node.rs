@@ -1,6 +1,6 @@
 //! The real program: nodes and relays.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -289,16 +289,37 @@ fn spawn(host: &Host, name: &str, data: &Path, options: &NodeOptions) -> Process
 pub(crate) struct Relay {
     process: Process,
     addresses: Vec<String>,
+    host: Host,
+    args: Vec<String>,
 }
 
 impl Relay {
     pub(crate) fn start(host: &Host) -> Self {
-        let (binary, data, public) = (binary(), host.dir().join("relay"), host.address().to_string());
-        let args = [&binary, "relay", "--data-dir", data.to_str().unwrap(), "--p2p-port", "4001"];
-        let more = ["--public-ip", &public, "--dht-protocol", DHT_PROTOCOL];
-        let mut process = host.spawn(&[&args[..], &more].concat());
+        Self::start_with(host, &[host.address().into()], &[])
+    }
+
+    /// At several addresses, the first of which is an IPv4 one, and with more arguments.
+    pub(crate) fn start_with(host: &Host, addresses: &[IpAddr], more: &[&str]) -> Self {
+        let (binary, data, public) = (binary(), host.dir().join("relay"), addresses[0]);
+        let mut args = vec![&binary, "relay", "--data-dir", data.to_str().unwrap(), "--p2p-port", "4001"];
+        let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+        for address in &addresses {
+            args.extend(["--public-ip", address]);
+        }
+        args.extend(["--dht-protocol", DHT_PROTOCOL]);
+        args.extend(more);
+        let args: Vec<String> = args.into_iter().map(String::from).collect();
+        let mut process = host.spawn(&args.iter().map(String::as_str).collect::<Vec<_>>());
         let tcp = format!("/ip4/{public}/tcp/4001/p2p/");
-        let addresses = until("the relay prints its TCP address", PATIENCE, || {
+        let extra = more.iter().position(|arg| *arg == "--tcp-port").and_then(|at| more.get(at + 1));
+        let wanted: Vec<_> = [Some(tcp.clone()), extra.map(|port| format!("/ip4/{public}/tcp/{port}/p2p/"))]
+            .into_iter()
+            .flatten()
+            .chain(
+                addresses.iter().filter(|address| address.contains(':')).map(|ip| format!("/ip6/{ip}/tcp/4001/p2p/")),
+            )
+            .collect();
+        let addresses = until("the relay prints its TCP addresses", PATIENCE, || {
             if let Some(status) = process.ended() {
                 panic!("the relay ended by itself ({status}):\n{}", process.all());
             }
@@ -307,9 +328,10 @@ impl Relay {
             let lines = said.split_inclusive('\n').filter(|line| line.ends_with('\n'));
             let words = lines.flat_map(str::split_whitespace);
             let found: Vec<_> = words.filter(|word| word.contains("/p2p/")).map(String::from).collect();
-            if found.iter().any(|address| address.starts_with(&tcp)) { Ok(found) } else { Err(said) }
+            let all = wanted.iter().all(|wanted| found.iter().any(|address| address.starts_with(wanted)));
+            if all { Ok(found) } else { Err(format!("{said}\nwanted: {wanted:?}")) }
         });
-        let mut relay = Self { process, addresses };
+        let mut relay = Self { process, addresses, host: host.clone(), args };
         relay.addresses.sort_by_key(|address| !address.starts_with(&tcp));
         relay
     }
@@ -325,5 +347,15 @@ impl Relay {
 
     pub(crate) fn kill9(&mut self) {
         self.process.kill9();
+    }
+
+    /// Start it again as it was started, after it was killed.
+    pub(crate) fn launch_again(&mut self) {
+        self.process.kill9();
+        self.process = self.host.spawn(&self.args.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
     }
 }
