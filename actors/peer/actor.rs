@@ -6,7 +6,7 @@ use actix::prelude::*;
 use futures::channel::oneshot;
 
 use super::machine::{Outputs, PeerEvent, PeerMachine};
-use super::messages::{Inbound, Outbound, Ping, PingError, SetStream};
+use super::messages::{Inbound, Outbound, Ping, PingError, Punch, PunchSockets, SetRedundancy};
 use super::supervisor::{Died, PeerState, ReportState, Stop, Update};
 use crate::nat::messages::{Networks, OwnContact, Transmit};
 use crate::tun::messages::Deliver;
@@ -19,6 +19,7 @@ const MAILBOX: usize = 64;
 pub(super) struct PeerLinks {
     pub(super) nat: Recipient<Transmit>,
     pub(super) tun: Recipient<Deliver>,
+    pub(super) punch: Option<Recipient<Punch>>,
 }
 
 /// Translates between the mailbox and one `PeerMachine`.
@@ -79,6 +80,14 @@ impl PeerActor {
         for (id, outcome) in self.outputs.pings.drain(..) {
             if let Some(found) = self.waiting.iter().position(|(waiting, _)| *waiting == id) {
                 let _ = self.waiting.swap_remove(found).1.send(outcome);
+            }
+        }
+        for request in self.outputs.punch.drain(..) {
+            // A mailbox that is full makes this attempt fail: punching is tried again, and idle sockets end by
+            // themselves.
+            let message = Punch { request, answer: ctx.address().recipient() };
+            if self.links.punch.as_ref().is_none_or(|nat| nat.try_send(message).is_err()) {
+                tracing::debug!(?request, "no sockets to punch with");
             }
         }
         for event in self.outputs.events.drain(..) {
@@ -193,11 +202,19 @@ impl Handler<OwnContact> for PeerActor {
     }
 }
 
-impl Handler<SetStream> for PeerActor {
+impl Handler<SetRedundancy> for PeerActor {
     type Result = ();
 
-    fn handle(&mut self, SetStream { stream, .. }: SetStream, ctx: &mut Self::Context) {
-        self.machine.set_stream(now(), stream, &mut self.outputs);
+    fn handle(&mut self, set: SetRedundancy, _: &mut Self::Context) {
+        self.machine.set_redundancy(set.redundancy);
+    }
+}
+
+impl Handler<PunchSockets> for PeerActor {
+    type Result = ();
+
+    fn handle(&mut self, sockets: PunchSockets, ctx: &mut Self::Context) {
+        self.machine.punch_sockets(now(), sockets, &mut self.outputs);
         self.flush(ctx);
     }
 }

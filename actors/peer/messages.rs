@@ -3,11 +3,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use actix::Message;
+use actix::{Message, Recipient};
 use serde::Serialize;
 
 pub use super::probe::{PROBE_MAGIC, probe_tag};
-use crate::wire::{CandidateKind, Contact, DatagramBatch, NodeId, PacketBatch, WgPublicKey};
+use crate::wire::{CandidateKind, Contact, DatagramBatch, LocalSocket, NodeId, PacketBatch, WgPublicKey};
 
 /// IP packets for this peer, read from the virtual device.
 #[derive(Debug, Message)]
@@ -56,13 +56,49 @@ impl std::fmt::Debug for Secret {
 #[rtype(result = "Vec<PeerView>")]
 pub struct GetPeers;
 
-/// A stream that carries datagrams to the member (UDP blocked), by the address that stands for it; `None` when it has
-/// closed.
+/// The member's small packets are to go out on two paths at once, or not.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
-pub struct SetStream {
+pub struct SetRedundancy {
     pub node: NodeId,
-    pub stream: Option<SocketAddr>,
+    pub redundancy: Redundancy,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Redundancy {
+    Off,
+    On,
+    /// While the path in use loses packets and there is another.
+    #[default]
+    Auto,
+}
+
+/// More sockets, to punch through a NAT that gives each destination another port; answered by [`PunchSockets`].
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct Punch {
+    pub request: PunchRequest,
+    pub answer: Recipient<PunchSockets>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PunchRequest {
+    Open {
+        count: u16,
+    },
+    /// All that were opened for this peer, but for one.
+    Close {
+        keep: Option<LocalSocket>,
+    },
+}
+
+/// The sockets `first` to `first + count` are open; none when there are too many already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct PunchSockets {
+    pub first: LocalSocket,
+    pub count: u16,
 }
 
 /// Send one ICMP echo request through the peer's tunnel and wait for the answer of its machine.
@@ -122,8 +158,6 @@ pub enum Origin {
     Predicted,
     /// The address is a relay's at which the peer has a ticket.
     Relay,
-    /// The address stands for a stream.
-    Stream,
 }
 
 impl From<CandidateKind> for Origin {
@@ -165,6 +199,9 @@ pub struct PeerView {
     /// How often another path was taken, and seconds since the last time.
     pub path_changes: u32,
     pub last_path_change_s: Option<u64>,
+    pub redundancy: Redundancy,
+    /// Small packets go out twice now.
+    pub redundant: bool,
     /// Bytes of IP packets through the tunnel.
     pub rx_bytes: u64,
     pub tx_bytes: u64,
@@ -198,7 +235,7 @@ pub struct CandidateView {
     pub loss_percent: Option<f32>,
 }
 
-/// Dropped packets since the tunnel was started, by reason.
+/// Packets since the tunnel was started: the dropped ones by reason, and what was sent beyond need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct PeerCounters {
     /// Staged packets pushed out by newer ones while there was no session.
@@ -207,8 +244,14 @@ pub struct PeerCounters {
     pub dropped_spoofed: u64,
     /// The destination was not this machine's virtual IP.
     pub dropped_misdirected: u64,
-    /// WireGuard refused it: wrong key, replay, damage.
+    /// WireGuard refused it: wrong key, damage.
     pub dropped_undecryptable: u64,
+    /// Had come already: the second copy in redundant mode, or a replay.
+    pub dropped_duplicate: u64,
+    /// Packets that went out a second time, by another path.
+    pub sent_twice: u64,
+    /// Probes sent to punch through NATs that give each destination another port.
+    pub sent_punches: u64,
     /// Probes and offers that did not open, were malformed, seen before, or too many.
     pub dropped_probes: u64,
     /// Answers to what a relay forwarded, while the peer had given no ticket.

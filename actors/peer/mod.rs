@@ -1,6 +1,7 @@
 //! One PeerActor per member: WireGuard tunnel, paths and their choice, send queue; and the supervisor of them all.
 
 mod actor;
+pub mod birthday;
 pub mod bucket;
 pub mod choice;
 pub mod echo;
@@ -16,4 +17,5 @@ pub mod tunnel;
 pub mod way;
 
 pub use machine::OwnIdentity;
-pub use supervisor::{BindPeers, Halt, Links, PeerSupervisor, Relays};
+pub use supervisor::{BindPeers, BindPunch, Halt, Links, PeerSupervisor, Relays};
+

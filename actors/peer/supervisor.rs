@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 
 use super::actor::{PeerActor, PeerLinks};
 use super::machine::{OwnIdentity, PeerMachine};
-use super::messages::{GetPeers, PeerSpec, PeerView, Ping, PingError, SetPeers, SetStream};
+use super::messages::{GetPeers, PeerSpec, PeerView, Ping, PingError, Punch, Redundancy, SetPeers, SetRedundancy};
 use super::replay::first_ping_id;
 use crate::nat::messages::{Networks, OwnContact, PeerRoute, Register, Transmit, Unregister};
 use crate::relay::messages::{FarLeg, FarLegs, ForgetRelays, KnowRelay, RelaySource};
@@ -83,6 +83,11 @@ pub struct Relays {
 #[rtype(result = "()")]
 pub struct BindPeers(pub Links);
 
+/// Who opens sockets for punching; peers that are started before this is handed over do without.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct BindPunch(pub Recipient<Punch>);
+
 /// End, with all PeerActors, as when the program is killed.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
@@ -94,6 +99,7 @@ struct Peer {
     route: PeerRoute,
     incarnation: u64,
     restarts: u32,
+    redundancy: Redundancy,
 }
 
 /// Starts, updates, restarts and stops the PeerActors, so that they are those of the roster.
@@ -103,6 +109,7 @@ pub struct PeerSupervisor {
     networks: LocalNetworks,
     contact: Contact,
     links: Option<Links>,
+    punch: Option<Recipient<Punch>>,
     peers: BTreeMap<NodeId, Peer>,
     incarnations: u64,
     rng: StdRng,
@@ -119,6 +126,7 @@ impl PeerSupervisor {
             networks: LocalNetworks::default(),
             contact: Contact::default(),
             links: None,
+            punch: None,
             peers: BTreeMap::new(),
             incarnations: 0,
             rng: StdRng::from_seed(seed),
@@ -149,10 +157,12 @@ impl PeerSupervisor {
         .with_contact(self.contact.clone());
         let route = PeerRoute { index, probe_tag: machine.probe_tag(), wg_key: spec.wg_key };
         let died = Died { node, incarnation: self.incarnations };
-        let peer_links = PeerLinks { nat: links.transmit, tun: links.deliver };
+        let peer_links = PeerLinks { nat: links.transmit, tun: links.deliver, punch: self.punch.clone() };
         let addr = PeerActor::new(machine, peer_links, ctx.address().recipient(), died, restarts).start();
-        let peer = Peer { spec, addr: Some(addr), route, incarnation: self.incarnations, restarts };
+        let redundancy = self.peers.get(&node).map_or_else(Redundancy::default, |peer| peer.redundancy);
+        let peer = Peer { spec, addr: Some(addr), route, incarnation: self.incarnations, restarts, redundancy };
         self.peers.insert(node, peer);
+        self.tell_redundancy(node, ctx);
         self.connect(node, ctx);
     }
 
@@ -232,6 +242,7 @@ impl PeerSupervisor {
         }
     }
 
+<<<<<<< HEAD
     /// The relays that members are, and those that they hold tickets of.
     fn tell_relays(&mut self, ctx: &mut Context<Self>) {
         let Some(Relays { forget, know, far_legs }) = self.links.as_ref().and_then(|links| links.relays.clone()) else {
@@ -256,6 +267,13 @@ impl PeerSupervisor {
             self.relays_told = Some(news);
         } else {
             ctx.run_later(RETRY, Self::tell_relays);
+=======
+    fn tell_redundancy(&mut self, node: NodeId, ctx: &mut Context<Self>) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let Some(addr) = &peer.addr else { return };
+        if let Err(SendError::Full(_)) = addr.try_send(SetRedundancy { node, redundancy: peer.redundancy }) {
+            ctx.run_later(RETRY, move |actor, ctx| actor.tell_redundancy(node, ctx));
+>>>>>>> 3eb5aff (feat(peer): birthday punching, redundant mode, failover without waiting for death)
         }
     }
 
@@ -394,14 +412,22 @@ impl Handler<OwnContact> for PeerSupervisor {
     }
 }
 
-impl Handler<SetStream> for PeerSupervisor {
+impl Handler<SetRedundancy> for PeerSupervisor {
     type Result = ();
 
-    fn handle(&mut self, set: SetStream, ctx: &mut Self::Context) {
-        let Some(addr) = self.peers.get(&set.node).and_then(|peer| peer.addr.as_ref()) else { return };
-        if let Err(SendError::Full(_)) = addr.try_send(set) {
-            ctx.run_later(RETRY, move |actor, ctx| Handler::handle(actor, set, ctx));
+    fn handle(&mut self, set: SetRedundancy, ctx: &mut Self::Context) {
+        if let Some(peer) = self.peers.get_mut(&set.node) {
+            peer.redundancy = set.redundancy;
+            self.tell_redundancy(set.node, ctx);
         }
+    }
+}
+
+impl Handler<BindPunch> for PeerSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, BindPunch(nat): BindPunch, _: &mut Self::Context) {
+        self.punch = Some(nat);
     }
 }
 

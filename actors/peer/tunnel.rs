@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
@@ -92,6 +93,8 @@ pub enum Decapsulated {
     Reply(usize),
     /// Authentic, nothing to pass on.
     Nothing,
+    /// A data message with a counter that has come before, or that is too old to tell. Not known to be authentic.
+    Duplicate,
     Refused,
 }
 
@@ -164,6 +167,9 @@ impl Tunnel {
             }
             TunnResult::WriteToNetwork(reply) => Decapsulated::Reply(reply.len()),
             TunnResult::Done => Decapsulated::Nothing,
+            TunnResult::Err(WireGuardError::DuplicateCounter | WireGuardError::InvalidCounter) if data => {
+                return Decapsulated::Duplicate;
+            }
             TunnResult::Err(_) => Decapsulated::Refused,
         };
         if !data && matches!(result, Decapsulated::Reply(_)) {
@@ -183,7 +189,11 @@ impl Tunnel {
                     self.confirmed = Some(now);
                 }
             }
-            Decapsulated::Packet(_) | Decapsulated::Nothing | Decapsulated::Reply(_) | Decapsulated::Refused => {}
+            Decapsulated::Packet(_)
+            | Decapsulated::Nothing
+            | Decapsulated::Reply(_)
+            | Decapsulated::Duplicate
+            | Decapsulated::Refused => {}
         }
         // A session counts once data can go both ways: for the initiator with the response, for the responder with the
         // first data (or keepalive) under the new keys.
@@ -322,7 +332,9 @@ mod tests {
             let receiver = if to_b { &mut *b } else { &mut *a };
             match receiver.decapsulate(now, &message, &mut out) {
                 Decapsulated::Reply(len) => message = out[..len].to_vec(),
-                Decapsulated::Nothing | Decapsulated::Refused | Decapsulated::Packet(_) => return,
+                Decapsulated::Nothing | Decapsulated::Refused | Decapsulated::Duplicate | Decapsulated::Packet(_) => {
+                    return;
+                }
             }
             to_b = !to_b;
         }
@@ -342,7 +354,7 @@ mod tests {
             let got = b.decapsulate(now, &sealed[..sent], &mut opened);
             assert_eq!(got, Decapsulated::Packet(usize::from(len)));
             assert_eq!(opened[..usize::from(len)], packet(len));
-            assert_eq!(b.decapsulate(now, &sealed[..sent], &mut opened), Decapsulated::Refused, "replayed");
+            assert_eq!(b.decapsulate(now, &sealed[..sent], &mut opened), Decapsulated::Duplicate, "replayed");
         }
     }
 

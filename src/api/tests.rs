@@ -117,6 +117,8 @@ fn peer_view() -> PeerView {
         loss_percent: None,
         path_changes: 1,
         last_path_change_s: Some(3),
+        redundancy: lanrage_actors::peer::messages::Redundancy::Auto,
+        redundant: false,
         rx_bytes: 1,
         tx_bytes: 2,
         last_handshake_s: Some(3),

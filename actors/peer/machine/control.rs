@@ -5,6 +5,7 @@ use std::time::Instant;
 use rand::Rng;
 
 use super::{Outputs, PeerMachine};
+use crate::peer::messages::{PunchRequest, PunchSockets};
 use crate::peer::offer::Verdict;
 use crate::peer::probe::Probe;
 use crate::peer::way::{Way, append_message};
@@ -71,6 +72,33 @@ impl PeerMachine {
         self.paths.set_contact(now, &contact, &self.networks);
         self.paths.restart_probing(now);
         self.peer_contact = contact;
+        self.birthday.set_contacts(&self.own_contact, &self.peer_contact, &mut self.punch_requests);
+    }
+
+    /// The sockets that were asked for in `Outputs::punch`.
+    pub fn punch_sockets(&mut self, now: Instant, sockets: PunchSockets, out: &mut Outputs) {
+        self.birthday.on_sockets(now, sockets, &mut out.punch);
+        self.handle_timeout(now, out);
+    }
+
+    pub(super) fn punch(&mut self, now: Instant, out: &mut Outputs) {
+        out.punch.append(&mut self.punch_requests);
+        let rng = &mut self.rng;
+        let before = out.punch.len();
+        let mut pings = std::mem::take(&mut self.punches);
+        self.birthday.tick(now, self.paths.straight(), || rng.random(), &mut pings, &mut out.punch);
+        for request in out.punch.get(before..).unwrap_or_default() {
+            if let PunchRequest::Close { keep } = request {
+                self.paths.forget_sockets(*keep);
+            }
+        }
+        for endpoint in pings.drain(..) {
+            // Nobody waits for the pong: whom it reaches pings back, and makes the path known.
+            let id = self.paths.next_id();
+            self.send_probe(&Way::straight(endpoint), Probe::Ping { id }, out);
+            self.counters.sent_punches += 1;
+        }
+        self.punches = pings;
     }
 
     /// How this machine can be reached has changed: the member is told at once, and asked on all paths.

@@ -1,6 +1,7 @@
 //! One peer: its tunnel, its paths, and the packets that wait for them.
 
 mod control;
+mod redundant;
 mod view;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,14 +11,17 @@ use boringtun::x25519;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::birthday::Birthday;
 use super::echo::{Echoes, PingId};
-use super::messages::{PathKind, PeerCounters, PeerSpec, PingError};
+use super::messages::{PathKind, PeerCounters, PeerSpec, PingError, PunchRequest};
 use super::offer::Offers;
 use super::paths::{Paths, ProbeOut};
 use super::probe::{PROBE_MAGIC, Probe, ProbeKeys};
 use super::replay::ReplayWindow;
 use super::stage::Stage;
 use super::tunnel::{Decapsulated, MAX_CONTROL, OVERHEAD, Tunnel};
+use redundant::Redundant;
+
 use super::way::{Way, append, append_message};
 use crate::wire::ip::Ipv4Packet;
 use crate::wire::{Contact, DatagramBatch, Endpoint, LocalNetworks, NodeId, PacketBatch, TransmitBatch, WgPublicKey};
@@ -56,6 +60,8 @@ pub struct Outputs {
     pub deliver: Option<PacketBatch>,
     pub pings: Vec<(PingId, Result<Duration, PingError>)>,
     pub events: Vec<PeerEvent>,
+    /// In this order, for whoever has the sockets.
+    pub punch: Vec<PunchRequest>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +84,8 @@ pub struct PeerMachine {
     keys: ProbeKeys,
     paths: Paths,
     offers: Offers,
+    birthday: Birthday,
+    redundant: Redundant,
     stage: Stage,
     echoes: Echoes,
     pings_seen: ReplayWindow,
@@ -87,6 +95,8 @@ pub struct PeerMachine {
     tx_bytes: u64,
     connected: bool,
     probes: Vec<ProbeOut>,
+    punches: Vec<Endpoint>,
+    punch_requests: Vec<PunchRequest>,
 }
 
 impl PeerMachine {
@@ -119,6 +129,8 @@ impl PeerMachine {
             networks,
             paths,
             offers: Offers::new(first_ping),
+            birthday: Birthday::default(),
+            redundant: Redundant::default(),
             stage: Stage::default(),
             rng,
             counters: PeerCounters::default(),
@@ -126,6 +138,8 @@ impl PeerMachine {
             tx_bytes: 0,
             connected: false,
             probes: Vec::new(),
+            punches: Vec::new(),
+            punch_requests: Vec::new(),
         }
     }
 
@@ -169,12 +183,6 @@ impl PeerMachine {
         }
     }
 
-    /// The stream that carries datagrams to the peer, or that there is none.
-    pub fn set_stream(&mut self, now: Instant, stream: Option<SocketAddr>, out: &mut Outputs) {
-        self.paths.set_stream(now, stream, &self.networks);
-        self.handle_timeout(now, out);
-    }
-
     /// IP packets for the peer.
     pub fn handle_outbound(&mut self, now: Instant, batch: &PacketBatch, out: &mut Outputs) {
         let Some(way) = self.sendable_way() else {
@@ -184,9 +192,14 @@ impl PeerMachine {
             self.handle_timeout(now, out);
             return;
         };
+        let spare = self.spare();
         for packet in batch.iter() {
-            self.encrypt(&way, packet, out);
+            let sent = self.encrypt(&way, packet, out);
+            if let Some(spare) = spare.as_ref().filter(|_| sent) {
+                self.copy_last(spare, packet.len(), out);
+            }
         }
+        out.transmits.append(&mut self.redundant.copies);
         self.paths.on_sent(now);
     }
 
@@ -198,7 +211,7 @@ impl PeerMachine {
         self.paths.selected().filter(|_| self.tunnel.has_session()).map(|(way, _)| way)
     }
 
-    fn encrypt(&mut self, way: &Way, packet: &[u8], out: &mut Outputs) {
+    fn encrypt(&mut self, way: &Way, packet: &[u8], out: &mut Outputs) -> bool {
         let sealed = packet.len() + OVERHEAD;
         let tunnel = &mut self.tunnel;
         let mut sent = false;
@@ -210,6 +223,7 @@ impl PeerMachine {
         if sent {
             self.tx_bytes += packet.len() as u64;
         }
+        sent
     }
 
     /// Datagrams from the network that the demultiplexer took for this peer's.
@@ -255,11 +269,12 @@ impl PeerMachine {
                     }
                     None
                 }
-                Decapsulated::Nothing | Decapsulated::Refused => None,
+                Decapsulated::Nothing | Decapsulated::Duplicate | Decapsulated::Refused => None,
             }
         });
         match outcome {
             Decapsulated::Refused => self.counters.dropped_undecryptable += 1,
+            Decapsulated::Duplicate => self.counters.dropped_duplicate += 1,
             Decapsulated::Packet(_) | Decapsulated::Reply(_) | Decapsulated::Nothing => {
                 self.paths.on_received(now, from);
             }
@@ -314,7 +329,9 @@ impl PeerMachine {
             self.send_probe(&probe.way, Probe::Ping { id: probe.id }, out);
         }
         self.probes = probes;
+        self.punch(now, out);
         self.send_offers(now, out);
+        self.redundant.judge(self.paths.loss());
         let selected = self.paths.selected();
         let wanted = !self.stage.is_empty();
         let transmits = &mut out.transmits;
@@ -329,10 +346,15 @@ impl PeerMachine {
     /// When `handle_timeout` wants to be called, and for what.
     #[must_use]
     pub fn poll_timeout(&self) -> (Instant, &'static str) {
-        [self.paths.poll_timeout(), self.echoes.poll_timeout(), self.offers.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .fold(self.tunnel.poll_timeout(), |least, next| if next.0 < least.0 { next } else { least })
+        [
+            self.paths.poll_timeout(),
+            self.echoes.poll_timeout(),
+            self.offers.poll_timeout(),
+            self.birthday.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.tunnel.poll_timeout(), |least, next| if next.0 < least.0 { next } else { least })
     }
 
     /// Sends an ICMP echo request through the tunnel; the outcome comes out as one of `Outputs::pings`.
@@ -364,5 +386,7 @@ fn accept(packet: &[u8], peer_ip: Ipv4Addr, own_ip: Ipv4Addr, counters: &mut Pee
     false
 }
 
+#[cfg(test)]
+mod nat_tests;
 #[cfg(test)]
 mod tests;

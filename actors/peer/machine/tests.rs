@@ -1,12 +1,12 @@
 //! Two machines and the network between them, in virtual time.
 
 use super::*;
-use crate::peer::messages::Secret;
+use crate::peer::messages::{Redundancy, Secret};
 use crate::peer::way::RELAY_HEADER;
 use crate::wire::{Contact, Endpoint, RelayToken, Ticket, icmp, ip};
 
-const IP_A: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 1);
-const IP_B: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 2);
+pub(super) const IP_A: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 1);
+pub(super) const IP_B: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 2);
 
 struct End {
     machine: PeerMachine,
@@ -31,6 +31,8 @@ struct Net {
     /// Offers seen on relays.
     offers: u32,
     last_offer: Vec<u8>,
+    /// Percent of all datagrams lost.
+    loss: Option<(u32, StdRng)>,
 }
 
 const RELAYS: [SocketAddr; 2] = [
@@ -43,11 +45,11 @@ fn tickets(end: u8, relays: &[SocketAddr]) -> Vec<Ticket> {
     relays.iter().map(|&relay| Ticket { relay, token: RelayToken::new([end; 50]), expires: 1, rtt: 0 }).collect()
 }
 
-fn identity(n: u8) -> OwnIdentity {
+pub(super) fn identity(n: u8) -> OwnIdentity {
     OwnIdentity { node: NodeId([n; 32]), wg_secret: x25519::StaticSecret::from([n; 32]) }
 }
 
-fn spec(n: u8, ip: Ipv4Addr, psk: u8, candidates: &[SocketAddr]) -> PeerSpec {
+pub(super) fn spec(n: u8, ip: Ipv4Addr, psk: u8, candidates: &[SocketAddr]) -> PeerSpec {
     PeerSpec {
         node: NodeId([n; 32]),
         name: format!("node{n}"),
@@ -78,6 +80,7 @@ impl Net {
             relays: RELAYS.map(|addr| (addr, Some(Duration::from_millis(15)))).to_vec(),
             offers: 0,
             last_offer: Vec::new(),
+            loss: None,
         }
     }
 
@@ -109,6 +112,11 @@ impl Net {
         end.pings.extend(outputs.pings);
         let source = end.addr;
         for transmit in outputs.transmits {
+            if let Some((percent, rng)) = &mut self.loss
+                && rng.random_ratio(*percent, 100)
+            {
+                continue;
+            }
             let relay = self.relays.iter().find(|(addr, _)| *addr == transmit.destination());
             if let Some(&(addr, latency)) = relay {
                 let (Some(latency), stride) = (latency, transmit.segment_size()) else { continue };
@@ -195,7 +203,7 @@ fn echo_reply(request: &[u8]) -> Vec<u8> {
     reply
 }
 
-fn packet(from: Ipv4Addr, to: Ipv4Addr, fill: u8, len: usize) -> Vec<u8> {
+pub(super) fn packet(from: Ipv4Addr, to: Ipv4Addr, fill: u8, len: usize) -> Vec<u8> {
     let mut packet = vec![fill; len];
     ip::write_header(&mut packet, from, to, 200, len).unwrap();
     packet
@@ -448,4 +456,47 @@ fn an_offer_is_acknowledged_and_said_no_more() {
     }
     assert!(net.ends[1].machine.counters.dropped_probes >= 90);
     assert_eq!(net.offers - before, 1);
+}
+
+#[test]
+fn redundant_mode_hides_loss_on_either_path() {
+    for mode in [Redundancy::Off, Redundancy::On, Redundancy::Auto] {
+        let mut net = Net::relayed(true, [&RELAYS, &RELAYS]);
+        net.run(Duration::from_secs(1));
+        net.with(0, |machine, _, _| machine.set_redundancy(mode));
+        net.loss = Some((5, StdRng::from_seed([9; 32])));
+        if mode == Redundancy::Auto {
+            // Loss is noticed first.
+            for n in 0..6_000u32 {
+                net.send(0, &[&packet(IP_A, IP_B, n as u8, 100)]);
+                net.send(1, &[&packet(IP_B, IP_A, n as u8, 100)]);
+                net.run(Duration::from_millis(10));
+            }
+            net.ends[1].delivered.clear();
+            assert!(net.ends[0].machine.view(net.now, 0).redundant);
+        }
+        let sent = 2_000;
+        for n in 0..sent {
+            net.send(0, &[&packet(IP_A, IP_B, n as u8, 100), &packet(IP_A, IP_B, n as u8, 1_000)]);
+            net.run(Duration::from_millis(10));
+        }
+        net.run(Duration::from_millis(100));
+        let arrived = |len: usize| net.ends[1].delivered.iter().filter(|packet| packet.len() == len).count();
+        let lost = |len| (sent - arrived(len)) as f64 * 100.0 / sent as f64;
+        println!(
+            "redundancy {mode:?}: 5 % loss on each path: lost {:.2} % small, {:.2} % large",
+            lost(100),
+            lost(1_000)
+        );
+        let twice = net.ends[0].machine.counters.sent_twice;
+        assert!((3.5..6.5).contains(&lost(1_000)), "large packets go once");
+        if mode == Redundancy::Off {
+            assert!((3.5..6.5).contains(&lost(100)));
+            assert!(twice < 500, "{twice}: only in doubt");
+        } else {
+            assert!(lost(100) < 1.0 && twice >= sent as u64 * 9 / 10, "{twice}");
+            assert!(net.ends[1].machine.counters.dropped_duplicate > 1_500);
+        }
+        assert_eq!(net.ends[1].machine.counters.dropped_undecryptable, 0);
+    }
 }

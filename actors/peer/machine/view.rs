@@ -26,6 +26,8 @@ impl PeerMachine {
             loss_percent: self.paths.loss(),
             path_changes,
             last_path_change_s: last_change.map(|at| now.saturating_duration_since(at).as_secs()),
+            redundancy: self.redundant.mode,
+            redundant: self.redundant.is_on() && self.paths.spare().is_some(),
             rx_bytes: self.rx_bytes,
             tx_bytes: self.tx_bytes,
             last_handshake_s: self.tunnel.since_handshake(now).map(|age| age.as_secs()),

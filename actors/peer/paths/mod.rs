@@ -3,13 +3,14 @@
 mod path;
 mod probing;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::birthday::Straight;
 use super::choice::{PathQuality, Reason, choose};
 use super::messages::{CandidateView, Origin, PathKind};
 use super::way::Way;
-use crate::wire::{Contact, Endpoint, LocalNetworks, stream_id};
+use crate::wire::{Contact, Endpoint, LocalNetworks, LocalSocket, stream_id};
 use path::Path;
 pub(super) use path::millis;
 use probing::Allowance;
@@ -77,7 +78,7 @@ impl Paths {
             contact.tickets.iter().map(|it| (Way::relayed(Endpoint::relayed(it.relay), it.token), Origin::Relay));
         let named: Vec<(Way, Origin)> = told.chain(relayed).collect();
         self.retain(|path| {
-            matches!(path.origin, Origin::PeerReflexive | Origin::Stream)
+            path.origin == Origin::PeerReflexive
                 || path.live()
                 || named.iter().any(|(way, _)| way.to() == path.endpoint())
         });
@@ -98,23 +99,6 @@ impl Paths {
                 self.retain(|path| Some(path.endpoint()) != guess);
             }
             self.paths.push(Path::new(way, kind_of(way.to(), networks, self.tcp), origin, now));
-        }
-    }
-
-    /// The stream that carries datagrams to the peer, as the address that stands for it; `None` when it is closed.
-    pub fn set_stream(&mut self, now: Instant, stream: Option<SocketAddr>, networks: &LocalNetworks) {
-        let stream = stream.filter(|addr| stream_id(*addr).is_some()).map(Endpoint::direct);
-        self.retain(|path| path.origin != Origin::Stream || Some(path.endpoint()) == stream);
-        if let Some(to) = stream
-            && self.paths.len() < MAX_PATHS
-        {
-            match self.find(to) {
-                Some(path) => path.origin = Origin::Stream,
-                None => {
-                    let kind = kind_of(to, networks, self.tcp);
-                    self.paths.push(Path::new(Way::straight(to), kind, Origin::Stream, now));
-                }
-            }
         }
     }
 
@@ -185,6 +169,48 @@ impl Paths {
             let wanted = self.in_use == Some(index) || Some(path.endpoint()) == best || (use_all && path.is_relayed());
             wanted.then_some(path.way)
         })
+    }
+
+    /// The best live path beside the one in use, to another endpoint; not through a stream, which would queue.
+    #[must_use]
+    pub fn spare(&self) -> Option<Way> {
+        let in_use = self.current()?.addr();
+        self.paths
+            .iter()
+            .filter(|path| path.live() && !path.failing && path.addr() != in_use && path.kind != PathKind::Tcp)
+            .min_by_key(|path| path.rtt())
+            .map(|path| path.way)
+    }
+
+    /// The path in use has left a probe unanswered that was sent since packets go out and nothing comes back.
+    #[must_use]
+    pub fn in_doubt(&self) -> bool {
+        self.alarm && self.current().is_some_and(|path| path.unanswered >= probing::FAILING_AFTER)
+    }
+
+    /// Whether a path past all relays answers, and from which socket if it is in use.
+    #[must_use]
+    pub fn straight(&self) -> Straight {
+        let is_straight = |path: &&Path| matches!(path.kind, PathKind::Lan | PathKind::Direct);
+        Straight {
+            live: self.paths.iter().filter(is_straight).any(Path::live),
+            local: self.current().filter(is_straight).map(|path| path.endpoint().local),
+        }
+    }
+
+    /// Those sockets are closed, but for one: their paths are gone.
+    pub fn forget_sockets(&mut self, keep: Option<LocalSocket>) {
+        self.retain(|path| {
+            let local = path.endpoint().local;
+            local == LocalSocket::MAIN || Some(local) == keep
+        });
+    }
+
+    /// A transaction id that was not used before.
+    pub fn next_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        id
     }
 
     #[must_use]
@@ -332,11 +358,11 @@ impl Paths {
             if self.alarm && self.in_use == Some(index) && path.unanswered >= probing::FAILING_AFTER {
                 path.failing = true;
             }
-            let id = self.next_id;
-            self.next_id = self.next_id.wrapping_add(1);
+            let (id, way) = (self.next_id, path.way);
             path.on_probe(now, id);
             path.next_probe = now + interval;
-            out.push(ProbeOut { way: path.way, id });
+            self.next_id = id.wrapping_add(1);
+            out.push(ProbeOut { way, id });
         }
         self.reselect(now)
     }

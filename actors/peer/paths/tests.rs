@@ -4,6 +4,7 @@ use super::path::REFLEXIVE_PROBES;
 use super::*;
 use crate::peer::messages::CandidateState;
 use crate::wire::{RelayToken, Ticket};
+use std::net::SocketAddr;
 
 fn endpoint(n: u8) -> SocketAddr {
     SocketAddr::from(([203, 0, 113, n], 4000))
@@ -371,15 +372,10 @@ fn lists_of_others_addresses_make_no_flood() {
 fn streams_come_last_and_relays_reached_by_them_too() {
     let networks = LocalNetworks::default();
     let mut sim = Sim::with_relays(&[], &[1]);
-    let stream = crate::wire::stream_addr(4);
-    sim.paths.set_stream(sim.now, Some(stream), &networks);
-    sim.paths.set_stream(sim.now, Some(endpoint(1)), &networks);
-    assert_eq!(sim.paths.paths.len(), 1, "a real address is no stream");
-    sim.paths.set_stream(sim.now, Some(stream), &networks);
+    let stream = Endpoint::direct(crate::wire::stream_addr(4));
+    sim.paths.on_ping(sim.now, stream, &networks);
     let kinds = |paths: &Paths| paths.candidates().iter().map(|it| it.kind).collect::<Vec<_>>();
     assert_eq!(kinds(&sim.paths), [PathKind::Relay, PathKind::Tcp]);
     sim.paths.set_networks(&networks, true);
     assert_eq!(kinds(&sim.paths), [PathKind::Tcp, PathKind::Tcp]);
-    sim.paths.set_stream(sim.now, None, &networks);
-    assert_eq!(sim.paths.paths.len(), 1);
 }
