@@ -171,7 +171,9 @@ impl DiscoveryActor {
                     self.on_found(&found);
                 }
                 QueryResult::StartProviding(Ok(published)) => {
-                    if !Relays::is_key(&published.key.to_vec(), unix_now()) {
+                    if Relays::is_key(&published.key.to_vec(), unix_now()) {
+                        self.view.relay_published += 1;
+                    } else {
                         self.view.published += 1;
                     }
                 }
