@@ -138,6 +138,7 @@ impl DiscoveryActor {
             BehaviourEvent::Ping(event) => {
                 if let Err(error) = event.result {
                     tracing::debug!(peer = %event.peer, %error, "no answer to a keep-alive; closing");
+                    self.data.connection_lost(event.connection);
                     self.swarm.close_connection(event.connection);
                 }
             }

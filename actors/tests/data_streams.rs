@@ -356,7 +356,13 @@ async fn a_relay_is_found_through_the_dht() {
     assert_eq!(a.relay().await, found);
 }
 
-/// A node that speaks the stream protocol with a stack of its own.
+/// A node with a stack of its own; without an answer to a ping it would be hung up on.
+#[derive(libp2p::swarm::NetworkBehaviour)]
+struct Hostile {
+    streams: libp2p_stream::Behaviour,
+    ping: libp2p::ping::Behaviour,
+}
+
 #[actix::test]
 async fn a_frame_that_is_too_long_ends_the_stream() {
     let mut relay = node(Role::Relay, 15, &[]).await;
@@ -365,10 +371,13 @@ async fn a_frame_that_is_too_long_ends_the_stream() {
         .with_tokio()
         .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
         .unwrap()
-        .with_behaviour(|_| libp2p_stream::Behaviour::new())
+        .with_behaviour(|_| Hostile {
+            streams: libp2p_stream::Behaviour::new(),
+            ping: libp2p::ping::Behaviour::default(),
+        })
         .unwrap()
         .build();
-    let mut control = swarm.behaviour().new_control();
+    let mut control = swarm.behaviour().streams.new_control();
     let own = node_id(swarm.local_peer_id());
     swarm.dial(relay.tcp.parse::<libp2p::Multiaddr>().unwrap()).unwrap();
     while !swarm.is_connected(&peer_of(&relay.tcp)) {
