@@ -185,7 +185,7 @@ impl Node {
         tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
     }
 
-    fn open_to(&self, other: &Node, addrs: &[&String]) {
+    fn open_to(&self, other: &Self, addrs: &[&String]) {
         let addrs = addrs.iter().map(ToString::to_string).collect();
         self.addr.try_send(OpenDataStream { node: other.id, addrs, relay: None }).unwrap();
     }
