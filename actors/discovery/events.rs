@@ -138,6 +138,7 @@ impl DiscoveryActor {
             BehaviourEvent::Ping(event) => {
                 if let Err(error) = event.result {
                     tracing::debug!(peer = %event.peer, %error, "no answer to a keep-alive; closing");
+                    self.data.connection_lost(event.connection);
                     self.swarm.close_connection(event.connection);
                 }
             }
@@ -171,7 +172,9 @@ impl DiscoveryActor {
                     self.on_found(&found);
                 }
                 QueryResult::StartProviding(Ok(published)) => {
-                    if !Relays::is_key(&published.key.to_vec(), unix_now()) {
+                    if Relays::is_key(&published.key.to_vec(), unix_now()) {
+                        self.view.relay_published += 1;
+                    } else {
                         self.view.published += 1;
                     }
                 }

@@ -175,6 +175,9 @@ pub struct DiscoveryView {
     pub lookups: u64,
     pub lookups_with_result: u64,
     pub published: u64,
+    /// How often this relay was published, and the relays among the connected nodes.
+    pub relay_published: u64,
+    pub relays_known: usize,
     pub data_streams: DataStreamsView,
 }
 

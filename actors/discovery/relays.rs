@@ -113,6 +113,11 @@ impl Relays {
     }
 
     #[must_use]
+    pub fn known(&self) -> usize {
+        self.known.len()
+    }
+
+    #[must_use]
     pub fn is_key(key: &[u8], unix: u64) -> bool {
         let day = unix / DAY_SECS;
         [day.saturating_sub(1), day, day + 1].iter().any(|&day| rendezvous_key(day) == key)

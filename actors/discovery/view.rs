@@ -62,6 +62,7 @@ impl DiscoveryActor {
                 "unknown"
             },
             relay_reservations: self.reservations.held(),
+            relays_known: self.relays.known(),
             data_streams: self.data.view(),
             ..self.view.clone()
         }

@@ -37,6 +37,7 @@ pub struct BindDataStreams {
 struct OpenStream {
     channel: Rc<Channel>,
     inbound: bool,
+    connection: ConnectionId,
 }
 
 #[derive(Default)]
@@ -62,6 +63,13 @@ impl DataStreams {
             refused: self.refused,
             dropped_oldest: self.dropped_oldest + self.open.values().map(|it| it.channel.dropped()).sum::<u64>(),
             dropped_gone: self.dropped_gone,
+        }
+    }
+
+    /// Closing a connection whose other end is gone takes as long as TCP likes.
+    pub(in crate::discovery) fn connection_lost(&self, connection: ConnectionId) {
+        for stream in self.open.values().filter(|stream| stream.connection == connection) {
+            stream.channel.abort();
         }
     }
 
@@ -100,9 +108,9 @@ impl DiscoveryActor {
 
     pub(in crate::discovery) fn on_data(&mut self, event: Event) {
         match event {
-            Event::Opened { id, peer, stream } => {
+            Event::Opened { id, peer, connection, stream } => {
                 if let Some(node) = node_id(&peer) {
-                    self.add_data_stream(id, node, false, stream);
+                    self.add_data_stream(id, node, false, connection, stream);
                 }
             }
             Event::Failed { id, peer, why } => {
@@ -111,12 +119,12 @@ impl DiscoveryActor {
                     self.data.plan.ended(now(), node, id);
                 }
             }
-            Event::Inbound { peer, stream } => self.accept_data_stream(peer, stream),
+            Event::Inbound { peer, connection, stream } => self.accept_data_stream(peer, connection, stream),
         }
     }
 
     /// A relay serves anybody; other nodes only those that the party wants a stream to.
-    fn accept_data_stream(&mut self, peer: PeerId, stream: Stream) {
+    fn accept_data_stream(&mut self, peer: PeerId, connection: ConnectionId, stream: Stream) {
         let Some(node) = node_id(&peer) else { return };
         let stranger = !self.planner.is_wanted(node);
         let limits = if self.config.role == Role::Relay { RELAY } else { NODE };
@@ -129,13 +137,13 @@ impl DiscoveryActor {
         if let Some(replaced) = replaced {
             self.data.close(replaced);
         }
-        self.add_data_stream(id, node, true, stream);
+        self.add_data_stream(id, node, true, connection, stream);
     }
 
-    fn add_data_stream(&mut self, id: u64, node: NodeId, inbound: bool, stream: Stream) {
+    fn add_data_stream(&mut self, id: u64, node: NodeId, inbound: bool, connection: ConnectionId, stream: Stream) {
         let (Some(listener), Some(own)) = (self.data.listener.clone(), self.own_address.clone()) else { return };
         let channel = Channel::new();
-        self.data.open.insert(id, OpenStream { channel: Rc::clone(&channel), inbound });
+        self.data.open.insert(id, OpenStream { channel: Rc::clone(&channel), inbound, connection });
         actix::spawn(async move {
             let confirmed = async || own.send(Confirmed { id, node }).await.ok().flatten();
             streams::run(stream, Opening { id, node, inbound }, channel, listener, confirmed).await;

@@ -3,6 +3,8 @@
 //! `libp2p-stream` takes any connection to a node and does not say which: QUIC is UDP, and a circuit has a data limit and
 //! somebody else's bandwidth.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "libp2p's events are many, and more come with each version")]
+
 use std::array;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -53,9 +55,9 @@ pub(in crate::discovery) struct Connection {
 
 #[derive(Debug)]
 pub(in crate::discovery) enum Event {
-    Opened { id: u64, peer: PeerId, stream: Stream },
+    Opened { id: u64, peer: PeerId, connection: ConnectionId, stream: Stream },
     Failed { id: u64, peer: PeerId, why: String },
-    Inbound { peer: PeerId, stream: Stream },
+    Inbound { peer: PeerId, connection: ConnectionId, stream: Stream },
 }
 
 #[derive(Default)]
@@ -169,12 +171,14 @@ impl NetworkBehaviour for Behaviour {
         }
     }
 
-    fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
+    fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
         match event {
-            FromHandler::Inbound(stream) => self.emit(ToSwarm::GenerateEvent(Event::Inbound { peer, stream })),
+            FromHandler::Inbound(stream) => {
+                self.emit(ToSwarm::GenerateEvent(Event::Inbound { peer, connection, stream }))
+            }
             FromHandler::Opened(id, stream) => {
                 if self.asked.remove(&id).is_some() {
-                    self.emit(ToSwarm::GenerateEvent(Event::Opened { id, peer, stream }));
+                    self.emit(ToSwarm::GenerateEvent(Event::Opened { id, peer, connection, stream }));
                 }
             }
             FromHandler::Failed(id, why) => {
@@ -272,11 +276,11 @@ impl ConnectionHandler for Handler {
         event: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol, (), u64>,
     ) {
         match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: (stream, name), .. }) => {
-                // What does not fit, and what is no data stream, is closed by being dropped.
-                if name == PROTOCOL && self.events.len() < MAX_PENDING {
-                    self.events.push_back(FromHandler::Inbound(stream));
-                }
+            // What does not fit, and what is no data stream, is closed by being dropped.
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: (stream, name), .. })
+                if name == PROTOCOL && self.events.len() < MAX_PENDING =>
+            {
+                self.events.push_back(FromHandler::Inbound(stream));
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info: id }) => {
                 self.events.push_back(FromHandler::Opened(id, stream));

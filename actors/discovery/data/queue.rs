@@ -125,7 +125,7 @@ impl Default for Decoder {
 impl Decoder {
     const SIZE: usize = 32 * 1024;
 
-    /// Where the next bytes are to be read to; never empty once `next` has returned `Ok(None)`.
+    /// Where the next bytes are to be read to; never empty once `next_frame` has returned `Ok(None)`.
     pub fn spare(&mut self) -> &mut [u8] {
         self.buf.copy_within(self.start..self.end, 0);
         self.end -= self.start;
@@ -142,7 +142,7 @@ impl Decoder {
     ///
     /// # Errors
     /// When a datagram longer than [`MAX_DATAGRAM`] is announced.
-    pub fn next(&mut self) -> Result<Option<Frame<'_>>, TooLong> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, TooLong> {
         let rest = self.buf.get(self.start..self.end).unwrap_or_default();
         let Some((length, rest)) = rest.split_first_chunk::<LENGTH>() else { return Ok(None) };
         let length = usize::from(u16::from_be_bytes(*length));
@@ -180,7 +180,7 @@ mod tests {
             assert!(spare.len() >= Decoder::SIZE - MAX_DATAGRAM - LENGTH);
             spare[..part.len()].copy_from_slice(part);
             decoder.filled(part.len());
-            while let Some(frame) = decoder.next()? {
+            while let Some(frame) = decoder.next_frame()? {
                 match frame {
                     Frame::Datagram(datagram) => datagrams.push(datagram.to_vec()),
                     Frame::Count(count) => counts.push(count),

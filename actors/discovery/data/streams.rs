@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use actix::Recipient;
 use actix::prelude::SendError;
-use futures::future::{Either, select};
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, pin_mut};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -35,6 +34,7 @@ fn now() -> Instant {
 pub(super) struct Channel {
     state: RefCell<State>,
     wake: Notify,
+    lost: Notify,
 }
 
 struct State {
@@ -54,7 +54,7 @@ impl Channel {
             count: Some(0),
             closing: false,
         };
-        Rc::new(Self { state: RefCell::new(state), wake: Notify::new() })
+        Rc::new(Self { state: RefCell::new(state), wake: Notify::new(), lost: Notify::new() })
     }
 
     pub(super) fn push<'a>(&self, datagrams: impl Iterator<Item = &'a [u8]>) {
@@ -70,6 +70,11 @@ impl Channel {
     pub(super) fn close(&self) {
         self.state.borrow_mut().closing = true;
         self.wake.notify_one();
+    }
+
+    /// Ends the stream at once: nobody is at the other end.
+    pub(super) fn abort(&self) {
+        self.lost.notify_one();
     }
 
     /// Datagrams dropped so far because newer ones came.
@@ -149,9 +154,10 @@ pub(super) async fn run(
         let (reader, writer) = stream.split();
         let read = read(reader, opening, &channel, &listener, confirmed, &mut announced);
         let write = write(writer, &channel);
-        pin_mut!(read, write);
-        match select(read, write).await {
-            Either::Left((end, _)) | Either::Right((end, _)) => end,
+        tokio::select! {
+            end = read => end,
+            end = write => end,
+            () = channel.lost.notified() => Err(io::ErrorKind::ConnectionAborted.into()),
         }
     };
     tracing::debug!(id, ?end, "data stream ended");
@@ -194,7 +200,7 @@ async fn read(
         decoder.filled(bytes);
         bytes = 0;
         let mut batch = PacketBatch::new();
-        while let Some(frame) = decoder.next().map_err(invalid)? {
+        while let Some(frame) = decoder.next_frame().map_err(invalid)? {
             match frame {
                 Frame::Count(count) => channel.acknowledged(count)?,
                 Frame::Datagram(datagram) => {

@@ -39,6 +39,8 @@ pub struct Window {
     /// Least delay of the current period and of the one before.
     base: [Option<Duration>; 2],
     base_since: Instant,
+    /// Measuring the least delay anew: up to which byte, and the size to go back to.
+    measuring: Option<(u64, usize)>,
     /// No further shrinking before this byte is acknowledged: it was sent before the last one.
     shrunk_until: u64,
     /// The window has been the limit since the last acknowledgement.
@@ -55,6 +57,7 @@ impl Window {
             marks: VecDeque::new(),
             base: [None; 2],
             base_since: now,
+            measuring: None,
             shrunk_until: 0,
             limited: false,
         }
@@ -107,9 +110,20 @@ impl Window {
         if now.saturating_duration_since(self.base_since) >= BASE_KEPT {
             self.base = [None, self.base[0]];
             self.base_since = now;
+            // A queue that stood all the time would pass for the line itself: let it run empty.
+            self.measuring = Some((self.sent + LEAST as u64, self.size));
+            self.size = LEAST;
         }
         self.base[0] = Some(self.base[0].map_or(delay, |least| least.min(delay)));
         let base = self.base.iter().flatten().min().copied().unwrap_or(delay);
+        if let Some((until, size)) = self.measuring {
+            if self.acked >= until {
+                self.size = size;
+                self.measuring = None;
+            }
+            self.limited = false;
+            return;
+        }
         let added = delay.saturating_sub(base);
         if added > TARGET {
             if self.acked >= self.shrunk_until {
@@ -181,7 +195,8 @@ mod tests {
     fn a_saturated_line_is_used_and_adds_little_delay() {
         for (mbit, rtt) in [(1, 20), (1, 100), (5, 10), (10, 30), (10, 150), (50, 5), (50, 50), (100, 20)] {
             let rate = f64::from(mbit) * 125_000.0;
-            let (carried, p50, p95) = saturated(rate, Duration::from_millis(rtt), 40);
+            // Long enough for the least delay to be forgotten several times.
+            let (carried, p50, p95) = saturated(rate, Duration::from_millis(rtt), 600);
             println!("{mbit:>4} Mbit/s {rtt:>4} ms: {:.0} % used, {p50:?} {p95:?}", 100.0 * carried / rate);
             // The least window is 8 KiB: 65 ms at 1 Mbit/s.
             let least = Duration::from_secs_f64(LEAST as f64 / rate);
