@@ -8,7 +8,7 @@ mod ids;
 pub mod ip;
 mod networks;
 
-pub use batch::{DatagramBatch, MAX_BATCH_BYTES, MAX_BATCH_PACKETS, PacketBatch, TransmitBatch};
+pub use batch::{DatagramBatch, MAX_BATCH_BYTES, MAX_BATCH_PACKETS, PacketBatch, TransmitBatch, idle_bytes};
 pub use contact::{
     Candidate, CandidateKind, Contact, Dependence, MAX_CANDIDATES, MAX_TICKETS, NatBehaviour, RelayToken, Ticket,
     usable_addr,

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
 
 static BYTES: AtomicIsize = AtomicIsize::new(0);
 static BLOCKS: AtomicIsize = AtomicIsize::new(0);
+/// Blocks by the power of two that their size is below.
+static CLASSES: [AtomicIsize; 65] = [const { AtomicIsize::new(0) }; 65];
 
 /// The system's allocator, with the two counts.
 #[derive(Debug)]
@@ -19,6 +21,9 @@ fn count(bytes: usize, blocks: isize) {
     #[allow(clippy::cast_possible_wrap)]
     BYTES.fetch_add(if blocks < 0 { -(bytes as isize) } else { bytes as isize }, Relaxed);
     BLOCKS.fetch_add(blocks, Relaxed);
+    if let Some(class) = CLASSES.get((usize::BITS - bytes.leading_zeros()) as usize) {
+        class.fetch_add(blocks, Relaxed);
+    }
 }
 
 // SAFETY: every call goes to the system's allocator with what the caller promised about it.
@@ -56,6 +61,12 @@ unsafe impl GlobalAlloc for Counting {
         }
         moved
     }
+}
+
+/// Blocks by size: those of the class `n` have less than 2ⁿ bytes, and not less than half of that.
+#[must_use]
+pub fn classes() -> Vec<usize> {
+    CLASSES.iter().map(|class| usize::try_from(class.load(Relaxed)).unwrap_or(0)).collect()
 }
 
 /// `(bytes, blocks)` of the whole process.

@@ -14,7 +14,7 @@ use super::discovery::{Heard, SimDiscovery};
 use super::world::{self, World};
 
 /// As in `discovery/streams.rs`: frames that wait to be written; beyond that the link is too slow to keep.
-const SEND_QUEUE: usize = 64;
+const SEND_QUEUE: usize = 256;
 /// Frames that are under way: the window of the transport.
 const WINDOW: usize = 1024;
 /// A peer that is gone without a word is noticed after this time: QUIC's idle timeout.
