@@ -242,7 +242,6 @@ impl PeerSupervisor {
         }
     }
 
-<<<<<<< HEAD
     /// The relays that members are, and those that they hold tickets of.
     fn tell_relays(&mut self, ctx: &mut Context<Self>) {
         let Some(Relays { forget, know, far_legs }) = self.links.as_ref().and_then(|links| links.relays.clone()) else {
@@ -267,13 +266,14 @@ impl PeerSupervisor {
             self.relays_told = Some(news);
         } else {
             ctx.run_later(RETRY, Self::tell_relays);
-=======
+        }
+    }
+
     fn tell_redundancy(&mut self, node: NodeId, ctx: &mut Context<Self>) {
         let Some(peer) = self.peers.get(&node) else { return };
         let Some(addr) = &peer.addr else { return };
         if let Err(SendError::Full(_)) = addr.try_send(SetRedundancy { node, redundancy: peer.redundancy }) {
             ctx.run_later(RETRY, move |actor, ctx| actor.tell_redundancy(node, ctx));
->>>>>>> 3eb5aff (feat(peer): birthday punching, redundant mode, failover without waiting for death)
         }
     }
 
