@@ -12,10 +12,7 @@ use actix::prelude::*;
 use super::addrs;
 use super::fallback::{Fallback, Reachable, Wish};
 use super::machine::{NatMachine, NatOutputs, NatSettings};
-use super::messages::{
-    CloseSockets, GetNat, NatView, Networks, OpenSockets, OwnContact, Register, ReleasePorts, SocketsOpened, Transmit,
-    Unregister,
-};
+use super::messages::{GetNat, NatView, Networks, OwnContact, Register, ReleasePorts, Transmit, Unregister};
 use super::portmap::{PortMapSettings, PortMapper};
 use super::stun;
 use super::udp::{Sent, Sockets};
@@ -23,7 +20,7 @@ use crate::discovery::messages::{
     CloseDataStream, DataStreamClosed, DataStreamOpened, OpenDataStream, RelayFound, SendOnStream,
     SetServing as ServePort, StreamDatagrams,
 };
-use crate::peer::messages::Inbound;
+use crate::peer::messages::{Inbound, Punch, PunchRequest, PunchSockets};
 use crate::relay::messages::{KnowRelay, Limits, NetworkChanged, RelayDatagrams, RelaySource, SetServing, Tickets};
 use crate::tun::messages::SetAddress;
 use crate::wire::{LocalSocket, TransmitBatch, stream_id};
@@ -39,6 +36,8 @@ const WATCH_INTERFACES: Duration = Duration::from_millis(500);
 /// How often the names of STUN servers are looked up.
 const RESOLVE_EVERY: Duration = Duration::from_secs(600);
 const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
+/// After the data socket and the one that `NatSettings::alternate` names.
+const FIRST_EXTRA: u16 = 2;
 /// How long the router may take to forget a forwarded port.
 const RELEASE_WITHIN: Duration = Duration::from_millis(500);
 /// Sockets for punching that may be open at a time: for two members.
@@ -113,7 +112,6 @@ impl NatActor {
         seed: [u8; 32],
         mapping_nonce: Option<[u32; 3]>,
     ) -> Self {
-        let alternate = settings.alternate.map_or(0, |(local, _)| local.0);
         Self {
             sockets: Some(sockets),
             listen_port: settings.listen_port,
@@ -124,7 +122,7 @@ impl NatActor {
             links: None,
             told: false,
             extra: BTreeMap::new(),
-            next_extra: alternate + 1,
+            next_extra: FIRST_EXTRA,
             timer: None,
             fallback: Fallback::default(),
             mapper: None,
@@ -351,6 +349,33 @@ impl NatActor {
         self.mapper = Some(mapper);
     }
 
+    /// As many of `count` as there is room for.
+    fn open_sockets(&mut self, index: u32, count: usize) -> PunchSockets {
+        let count = count.min(MAX_EXTRA_SOCKETS.saturating_sub(self.extra.len()));
+        // Names are not used again soon: a datagram to one that is closed must not leave from another.
+        if self.next_extra.checked_add(u16::try_from(count).unwrap_or(u16::MAX)).is_none() {
+            self.next_extra = FIRST_EXTRA;
+        }
+        let first = LocalSocket(self.next_extra);
+        let mut opened = 0;
+        if let Some(sockets) = &mut self.sockets {
+            for _ in 0..count {
+                let local = LocalSocket(self.next_extra);
+                if self.extra.contains_key(&local) {
+                    break;
+                }
+                if let Err(error) = sockets.open(local, 0) {
+                    tracing::debug!(%error, opened, "no more sockets to punch with");
+                    break;
+                }
+                self.extra.insert(local, index);
+                self.next_extra += 1;
+                opened += 1;
+            }
+        }
+        PunchSockets { first, count: opened }
+    }
+
     fn close_sockets(&mut self, index: u32, keep: Option<LocalSocket>) {
         let Self { extra, sockets, .. } = self;
         extra.retain(|&local, &mut owner| {
@@ -455,43 +480,20 @@ impl Handler<Unregister> for NatActor {
     }
 }
 
-impl Handler<OpenSockets> for NatActor {
+impl Handler<Punch> for NatActor {
     type Result = ();
 
-    fn handle(&mut self, OpenSockets { index, count, reply }: OpenSockets, _: &mut Self::Context) {
-        self.close_sockets(index, None);
-        let room = MAX_EXTRA_SOCKETS.saturating_sub(self.extra.len());
-        let count = usize::from(count).min(room);
-        // Names are not used again soon: a datagram to one that is closed must not leave from another.
-        if self.next_extra.checked_add(u16::try_from(count).unwrap_or(u16::MAX)).is_none() {
-            self.next_extra = 2;
-        }
-        let first = LocalSocket(self.next_extra);
-        let mut opened = 0;
-        if let Some(sockets) = &mut self.sockets {
-            for _ in 0..count {
-                let local = LocalSocket(self.next_extra);
-                if self.extra.contains_key(&local) {
-                    break;
+    fn handle(&mut self, Punch { index, request, answer }: Punch, _: &mut Self::Context) {
+        match request {
+            PunchRequest::Open { count } => {
+                self.close_sockets(index, None);
+                let sockets = self.open_sockets(index, usize::from(count));
+                if answer.try_send(sockets).is_err() {
+                    self.close_sockets(index, None);
                 }
-                if let Err(error) = sockets.open(local, 0) {
-                    tracing::debug!(%error, opened, "no more sockets to punch with");
-                    break;
-                }
-                self.extra.insert(local, index);
-                self.next_extra += 1;
-                opened += 1;
             }
+            PunchRequest::Close { keep } => self.close_sockets(index, keep),
         }
-        let _ = reply.try_send(SocketsOpened { first, count: opened });
-    }
-}
-
-impl Handler<CloseSockets> for NatActor {
-    type Result = ();
-
-    fn handle(&mut self, CloseSockets { index, keep }: CloseSockets, _: &mut Self::Context) {
-        self.close_sockets(index, keep);
     }
 }
 

@@ -29,7 +29,7 @@ pub struct NatSettings {
     /// The virtual device, whose addresses are no candidates.
     pub device: String,
     pub serve: Serve,
-    /// A second socket, on which STUN answers can be asked for, and its port.
+    /// `LocalSocket(1)`: a second socket, on which STUN answers can be asked for, and its port.
     pub alternate: Option<(LocalSocket, u16)>,
     /// Where others reach this machine, as its user says.
     pub public_ips: Vec<IpAddr>,

@@ -9,7 +9,7 @@ pub use super::lifetime::MappingLifetime;
 pub use super::portmap::{MapProtocol, PortMapView};
 use crate::peer::messages::Inbound;
 
-use crate::wire::{Contact, LocalNetworks, LocalSocket, TransmitBatch, WgPublicKey};
+use crate::wire::{Contact, LocalNetworks, TransmitBatch, WgPublicKey};
 
 /// Send these datagrams on the data socket.
 #[derive(Debug, Message)]
@@ -64,31 +64,6 @@ pub enum Serve {
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct ReleasePorts;
-
-/// Open so many more sockets for the peer of that route, to punch through a NAT.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct OpenSockets {
-    pub index: u32,
-    pub count: u16,
-    pub reply: Recipient<SocketsOpened>,
-}
-
-/// These are open: `first`, and the `count - 1` after it. `count` may be less than asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
-#[rtype(result = "()")]
-pub struct SocketsOpened {
-    pub first: LocalSocket,
-    pub count: u16,
-}
-
-/// Close the sockets of that route but `keep`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
-#[rtype(result = "()")]
-pub struct CloseSockets {
-    pub index: u32,
-    pub keep: Option<LocalSocket>,
-}
 
 /// Ask for the state of the data socket.
 #[derive(Debug, Message)]

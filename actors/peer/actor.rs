@@ -20,6 +20,8 @@ pub(super) struct PeerLinks {
     pub(super) nat: Recipient<Transmit>,
     pub(super) tun: Recipient<Deliver>,
     pub(super) punch: Option<Recipient<Punch>>,
+    /// Upper 24 bits of the WireGuard receiver index.
+    pub(super) index: u32,
 }
 
 /// Translates between the mailbox and one `PeerMachine`.
@@ -85,7 +87,7 @@ impl PeerActor {
         for request in self.outputs.punch.drain(..) {
             // A mailbox that is full makes this attempt fail: punching is tried again, and idle sockets end by
             // themselves.
-            let message = Punch { request, answer: ctx.address().recipient() };
+            let message = Punch { index: self.links.index, request, answer: ctx.address().recipient() };
             if self.links.punch.as_ref().is_none_or(|nat| nat.try_send(message).is_err()) {
                 tracing::debug!(?request, "no sockets to punch with");
             }

@@ -78,6 +78,8 @@ pub enum Redundancy {
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct Punch {
+    /// The peer's: upper 24 bits of its WireGuard receiver index. Its sockets end with its route.
+    pub index: u32,
     pub request: PunchRequest,
     pub answer: Recipient<PunchSockets>,
 }

@@ -18,4 +18,3 @@ pub mod way;
 
 pub use machine::OwnIdentity;
 pub use supervisor::{BindPeers, BindPunch, Halt, Links, PeerSupervisor, Relays};
-

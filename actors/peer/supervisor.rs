@@ -157,7 +157,7 @@ impl PeerSupervisor {
         .with_contact(self.contact.clone());
         let route = PeerRoute { index, probe_tag: machine.probe_tag(), wg_key: spec.wg_key };
         let died = Died { node, incarnation: self.incarnations };
-        let peer_links = PeerLinks { nat: links.transmit, tun: links.deliver, punch: self.punch.clone() };
+        let peer_links = PeerLinks { nat: links.transmit, tun: links.deliver, punch: self.punch.clone(), index };
         let addr = PeerActor::new(machine, peer_links, ctx.address().recipient(), died, restarts).start();
         let redundancy = self.peers.get(&node).map_or_else(Redundancy::default, |peer| peer.redundancy);
         let peer = Peer { spec, addr: Some(addr), route, incarnation: self.incarnations, restarts, redundancy };

@@ -13,7 +13,7 @@ use lanrage_actors::nat::messages::{ReleasePorts, Serve};
 use lanrage_actors::nat::{BindNat, BoundSockets, NatActor, NatLinks, RelayLinks, Sockets, StreamLinks};
 use lanrage_actors::party::actor::{Bind as BindParty, PartyActor, Start as StartParty};
 use lanrage_actors::party::machine::PartyConfig;
-use lanrage_actors::peer::{self, BindPeers, OwnIdentity, PeerSupervisor};
+use lanrage_actors::peer::{self, BindPeers, BindPunch, OwnIdentity, PeerSupervisor};
 use lanrage_actors::relay::RelayActor;
 use lanrage_actors::relay::messages::{BindRelay, KnowRelay, Limits, RelaySource};
 use lanrage_actors::store::messages::StoredParty;
@@ -238,6 +238,7 @@ impl Node {
                 }),
             }))
             .await?;
+        self.peers.send(BindPunch(self.nat.clone().recipient())).await?;
         bind_data_streams(&self.discovery, &self.nat).await?;
         bind_relay(&self.relay, &self.nat).await?;
         self.nat
