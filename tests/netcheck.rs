@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lab::{Host, Lab, binary, shown};
+use lab::{Host, Lab, PATIENCE, binary, shown, until};
 use lanrage_actors::nat::stun::{self, Change, Stun};
 use serde_json::Value;
 
@@ -59,15 +59,20 @@ impl Drop for Server {
 struct World {
     _lab: Lab,
     player: Host,
+    home: Host,
     servers: [Server; 2],
 }
 
 /// A player behind a router with these rules (`WAN` stands for its outside interface), and two servers.
-fn world(rules: &str) -> Option<World> {
-    let lab = Lab::with_programs(&[("nft", "nftables")])?;
+fn world(lab: Lab, rules: &str) -> World {
+    world_with(lab, rules, &[])
+}
+
+/// As `world`, with more hosts on the internet.
+fn world_with(lab: Lab, rules: &str, more: &[&Host]) -> World {
     let internet = lab.router("internet");
     let [one, two, home] = [lab.host("one"), lab.host("two"), lab.router("home")];
-    for host in [&one, &two, &home] {
+    for host in [&one, &two, &home].into_iter().chain(more.iter().copied()) {
         lab.attach(&internet, host);
     }
     let wan = home.ip(&["-o", "route", "get", "192.0.2.77"]);
@@ -98,7 +103,11 @@ fn world(rules: &str) -> Option<World> {
         addr
     };
     let servers = [&one, &two].map(|host| Server::start(host, [host.address(), second(host)]));
-    Some(World { _lab: lab, player, servers })
+    World { _lab: lab, player, home, servers }
+}
+
+fn lab() -> Option<Lab> {
+    Lab::with_programs(&[("nft", "nftables")])
 }
 
 fn netcheck(world: &World) -> Value {
@@ -110,8 +119,8 @@ fn netcheck(world: &World) -> Value {
 }
 
 fn expect(kind: &str, rules: &str, mapping: &str, filtering: &str, preserving: bool) {
-    let Some(world) = world(rules) else { return };
-    let said = netcheck(&world);
+    let Some(lab) = lab() else { return };
+    let said = netcheck(&world(lab, rules));
     let (v4, nat) = (&said["report"]["v4"], &said["report"]["v4"]["nat"]);
     assert_eq!(nat["mapping"], mapping, "{said:#}");
     assert_eq!(nat["filtering"], filtering, "{said:#}");
@@ -155,7 +164,8 @@ fn no_nat() {
         Server::start(host, [host.address(), plus_one(host.address())])
     });
     let own = SocketAddr::from((player.address(), PORT));
-    let said = netcheck(&World { _lab: lab, player, servers });
+    let home = lab.host("unused");
+    let said = netcheck(&World { _lab: lab, player, home, servers });
     let v4 = &said["report"]["v4"];
     assert_eq!((&v4["public"], &v4["mapped"]), (&Value::Bool(true), &Value::String(own.to_string())), "{said:#}");
     assert_eq!(v4["nat"]["filtering"], "endpoint_independent", "{said:#}");
@@ -166,9 +176,48 @@ fn no_nat() {
 fn udp_blocked() {
     let rules = "chain post { type nat hook postrouting priority 100; oifname WAN masquerade; }
          chain block { type filter hook forward priority -1; meta l4proto udp drop; }";
-    let Some(world) = world(rules) else { return };
-    let said = netcheck(&world);
+    let Some(lab) = lab() else { return };
+    let said = netcheck(&world(lab, rules));
     assert_eq!(said["report"]["v4"]["nat"]["udp_blocked"], true, "{said:#}");
     assert!(said["advice"][0].as_str().unwrap().contains("TCP"), "{said:#}");
     shown(format!("UDP blocked: {}", said["advice"][0]));
+}
+
+/// Takes a minute: the times are those of the program.
+#[test]
+fn mappings_end_when_the_router_says() {
+    let Some(lab) = lab() else { return };
+    let rules = "chain post { type nat hook postrouting priority 100; oifname WAN masquerade; }";
+    let relay_host = lab.host("relay");
+    let data = lab.dir().join("relay-data");
+    let world = world_with(lab, rules, &[&relay_host]);
+    for timeout in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
+        world.home.enter(|| std::fs::write(format!("/proc/sys/net/netfilter/{timeout}"), "25")).unwrap();
+    }
+    let address = relay_host.address().to_string();
+    let args = ["relay", "--listen-port", "5555", "--public-ip", &address, "--data-dir", data.to_str().unwrap()];
+    let relay = relay_host.spawn(&[&[&binary()[..]], &args[..]].concat());
+    until("the relay runs", PATIENCE, || if relay.all().is_empty() { Err(relay.all()) } else { Ok(()) });
+    let servers = format!("{}:{STUN_PORT}", world.servers[0].addr);
+    let said = world.player.run(&[
+        &binary(),
+        "netcheck",
+        "--json",
+        "--no-port-mapping",
+        "--server",
+        &servers,
+        "--lifetime",
+        "--quick",
+        "--relay",
+        &format!("{address}:5555"),
+    ]);
+    let said: Value = serde_json::from_str(&said.expect_ok().stdout).unwrap();
+    let lifetime = &said["report"]["lifetime"];
+    assert_eq!(
+        (&lifetime["alive_s"], &lifetime["gone_s"]),
+        (&Value::from(20), &Value::from(30)),
+        "{said:#}\n{}",
+        relay.all()
+    );
+    shown(format!("a router that forgets after 25 s: {lifetime}"));
 }
