@@ -38,8 +38,8 @@ pub struct Mapping {
 /// `complete` when no more answers are to be expected: before, nothing is called symmetric.
 ///
 /// Each operator has one vote. Two operators that agree show an endpoint-independent mapping, also against fewer others.
-/// All different is a symmetric NAT when there are three of them, or two that are both trusted: with two of which one may
-/// lie nothing follows.
+/// All different is a symmetric NAT when there are three of them, or two that are both trusted, or when each of them sees
+/// two of its own ports differ: with two of which one may lie nothing else follows.
 #[must_use]
 pub fn mapping(evidence: &[Evidence], local_port: u16, complete: bool) -> Mapping {
     let trusted: Vec<_> = evidence.iter().copied().filter(|it| it.trusted).collect();
@@ -50,8 +50,13 @@ pub fn mapping(evidence: &[Evidence], local_port: u16, complete: bool) -> Mappin
     let kind = if votes.len() >= 2 && supporters * 2 > votes.len() {
         Dependence::EndpointIndependent
     } else if votes.len() == 1 {
-        if trust && complete { by_one_server(heard) } else { Dependence::Unknown }
-    } else if complete && supporters == 1 && (trust || votes.len() >= 3) {
+        match by_one_server(heard) {
+            kind if trust && complete => kind,
+            // A relay that nobody vouches for, and nothing against it: if it lies, some probes are wasted.
+            Dependence::AddressAndPortDependent if complete => Dependence::AddressAndPortDependent,
+            _ => Dependence::Unknown,
+        }
+    } else if complete && supporters == 1 && (trust || votes.len() >= 3 || each_sees_ports_differ(heard, &votes)) {
         ports_of_one_address(heard)
     } else {
         Dependence::Unknown
@@ -101,6 +106,15 @@ fn by_one_server(evidence: &[Evidence]) -> Dependence {
         (_, count) if count == ips.len() => Dependence::EndpointIndependent,
         _ => ports_of_one_address(evidence),
     }
+}
+
+/// Whether every operator, by itself, was shown different mappings by two ports of one address. A liar cannot make the
+/// honest ones see that.
+fn each_sees_ports_differ(evidence: &[Evidence], votes: &BTreeMap<IpAddr, Evidence>) -> bool {
+    votes.keys().all(|operator| {
+        let of_it: Vec<_> = evidence.iter().filter(|it| it.operator == *operator).collect();
+        of_it.iter().any(|a| of_it.iter().any(|b| a.asked.ip() == b.asked.ip() && a.mapped != b.mapped))
+    })
 }
 
 /// Which kind of symmetric: by two ports of the same address. The worse one when none were asked.
@@ -236,7 +250,10 @@ mod tests {
             ("a liar among three trusted", &[(1, 1, 700, t), (2, 1, 9, t), (3, 1, 700, t)], Independent),
             ("two against two", &[(1, 1, 7, u), (2, 1, 7, u), (3, 1, 8, u), (4, 1, 8, u)], Unknown),
             ("strangers against trusted", &[(1, 1, 7, t), (2, 1, 7, t), (3, 1, 8, u), (4, 1, 9, u)], Independent),
-            ("one stranger, many ports", &[(1, 1, 7, u), (1, 2, 8, u), (1, 3, 9, u)], Unknown),
+            ("one stranger, many ports", &[(1, 1, 7, u), (1, 2, 8, u), (1, 3, 9, u)], Both),
+            ("one stranger, one mapping", &[(1, 1, 7, u), (1, 2, 7, u)], Unknown),
+            ("two strangers, each sees ports differ", &[(1, 1, 7, u), (1, 2, 8, u), (2, 1, 90, u), (2, 2, 91, u)], Both),
+            ("a liar beside an honest one", &[(1, 1, 7, u), (1, 2, 7, u), (2, 1, 90, u), (2, 2, 91, u)], Unknown),
             ("by address", &[(1, 1, 7, t), (1, 2, 7, t), (2, 1, 90, t)], AddressDependent),
             ("by address and port", &[(1, 1, 7, t), (1, 2, 8, t), (2, 1, 90, t)], Both),
         ];
@@ -261,6 +278,7 @@ mod tests {
         assert_eq!(mapping(&rows, OWN, true).kind, Dependence::AddressDependent);
         rows[2].mapped.set_port(702);
         assert_eq!(mapping(&rows, OWN, true).kind, Dependence::AddressAndPortDependent);
+        rows[2].mapped.set_port(701);
         rows.iter_mut().for_each(|it| it.trusted = false);
         assert_eq!(mapping(&rows, OWN, true).kind, Dependence::Unknown);
     }
