@@ -24,6 +24,8 @@ use crate::wire::{Dependence, NatBehaviour, usable_addr};
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// All servers are asked again. Renews what the ports of a counting NAT are predicted from.
 const REFRESH: Duration = Duration::from_secs(300);
+/// Servers that nobody vouches for that are asked at their other ports.
+const MAX_STRANGERS: usize = 3;
 /// Filters are tested against so many servers.
 const MAX_FILTER_TESTS: usize = 3;
 
@@ -380,17 +382,27 @@ impl Family {
         }
     }
 
-    /// Asks a server's other addresses: all of them where it is the only one, its other port where the NAT is symmetric, to
-    /// see of which kind. A trusted one's: others could name a victim.
+    /// Asks servers' other addresses: all of them where it is the only one, its other port where the NAT is symmetric, to
+    /// see of which kind. Of those that nobody vouches for only another port at their own address: they could name a
+    /// victim.
     fn start_elsewhere(&mut self, now: Instant, rng: &mut StdRng) {
         let operators = self.evidence().iter().map(|it| it.operator).collect::<std::collections::BTreeSet<_>>().len();
         let symmetric = self.report.nat.mapping.is_symmetric();
-        let offer = self
+        let offers: Vec<(Server, SocketAddr)> = self
             .servers
             .iter()
             .filter_map(|known| Some((known.server, known.answer?.other?)))
-            .find(|(server, other)| server.trusted && other.port() != server.addr.port());
-        let Some((Server { addr, .. }, other)) = offer else { return };
+            .filter(|(server, other)| other.port() != server.addr.port())
+            .collect();
+        let Some(&(Server { addr, .. }, other)) = offers.iter().find(|(server, _)| server.trusted) else {
+            if self.report.nat.mapping == Dependence::Unknown {
+                for (Server { addr, .. }, other) in offers.into_iter().take(MAX_STRANGERS) {
+                    let (operator, to) = (addr.ip(), SocketAddr::new(addr.ip(), other.port()));
+                    self.questions.start(now, rng, Ask::Elsewhere { operator }, to, to);
+                }
+            }
+            return;
+        };
         let operator = addr.ip();
         let asked = match operators {
             1 => vec![

@@ -259,7 +259,8 @@ fn role(own: &Contact, peer: &Contact) -> Option<Role> {
     };
     let filters = |contact: &Contact| contact.nat.filtering != Dependence::EndpointIndependent;
     let (own_mapping, peer_mapping) = (own.nat.mapping, peer.nat.mapping);
-    if own_mapping.is_symmetric() && peer_mapping.is_endpoint_independent() && filters(peer) {
+    // One server alone cannot tell that a mapping is endpoint-independent; most are.
+    if own_mapping.is_symmetric() && !peer_mapping.is_symmetric() && filters(peer) {
         let mut targets = seen(peer, &[CandidateKind::ServerReflexive, CandidateKind::Mapped]);
         if targets.is_empty() {
             // A firewall without NAT.
@@ -267,7 +268,11 @@ fn role(own: &Contact, peer: &Contact) -> Option<Role> {
         }
         targets.truncate(MAX_TARGETS);
         (!targets.is_empty()).then_some(Role::Open { targets })
-    } else if peer_mapping.is_symmetric() && own_mapping.is_endpoint_independent() && filters(own) {
+    } else if peer_mapping.is_symmetric() && !own_mapping.is_symmetric() && filters(own) {
+        // Where nobody has seen this machine, the peer does not know where to send.
+        if own.candidates.is_empty() {
+            return None;
+        }
         let seen = seen(peer, &[CandidateKind::ServerReflexive, CandidateKind::Predicted]);
         let mut ips: Vec<IpAddr> = Vec::new();
         for addr in &seen {
