@@ -527,7 +527,8 @@ impl Game<'_> {
                     let state = tunnel.map(|tunnel| {
                         let view = tunnel.view(self.net.mono(), 0);
                         let path = view.path.endpoint.is_some();
-                        let live = view.candidates.iter().filter(|candidate| candidate.state == CandidateState::Live).count();
+                        let live =
+                            view.candidates.iter().filter(|candidate| candidate.state == CandidateState::Live).count();
                         format!("path {path}, {live} live candidates, handshake {:?} s ago", view.last_handshake_s)
                     });
                     failures.push(format!("{node} has no tunnel to {other}: {state:?}"));
