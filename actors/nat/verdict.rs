@@ -252,7 +252,11 @@ mod tests {
             ("strangers against trusted", &[(1, 1, 7, t), (2, 1, 7, t), (3, 1, 8, u), (4, 1, 9, u)], Independent),
             ("one stranger, many ports", &[(1, 1, 7, u), (1, 2, 8, u), (1, 3, 9, u)], Both),
             ("one stranger, one mapping", &[(1, 1, 7, u), (1, 2, 7, u)], Unknown),
-            ("two strangers, each sees ports differ", &[(1, 1, 7, u), (1, 2, 8, u), (2, 1, 90, u), (2, 2, 91, u)], Both),
+            (
+                "two strangers, each sees ports differ",
+                &[(1, 1, 7, u), (1, 2, 8, u), (2, 1, 90, u), (2, 2, 91, u)],
+                Both,
+            ),
             ("a liar beside an honest one", &[(1, 1, 7, u), (1, 2, 7, u), (2, 1, 90, u), (2, 2, 91, u)], Unknown),
             ("by address", &[(1, 1, 7, t), (1, 2, 7, t), (2, 1, 90, t)], AddressDependent),
             ("by address and port", &[(1, 1, 7, t), (1, 2, 8, t), (2, 1, 90, t)], Both),
