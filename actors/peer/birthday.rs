@@ -300,7 +300,7 @@ fn predict(last: u16, step: i16) -> Vec<u16> {
 
 /// A step with which all ports are visited once: one without a factor in common with their number (2^10 · 3^2 · 7).
 fn coprime_step(seed: u32) -> u32 {
-    let mut step = seed % PORTS | 1;
+    let mut step = (seed % PORTS) | 1;
     while step.is_multiple_of(3) || step.is_multiple_of(7) {
         step += 2;
     }
