@@ -1,5 +1,7 @@
 //! Dialling: members, bootstrap peers, relays.
 
+use std::collections::BTreeMap;
+
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId};
@@ -32,12 +34,19 @@ impl DiscoveryActor {
     }
 
     pub(super) fn dial_bootstrap(&mut self) {
-        for index in 0..self.bootstrap.len() {
-            let (peer, addr) = (self.bootstrap[index].peer, self.bootstrap[index].addr.clone());
+        // All addresses of a peer in one dial: the swarm holds one dial to a peer at a time, and behind a firewall only
+        // one of them may work.
+        let mut peers: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
+        for bootstrap in &self.bootstrap {
+            peers.entry(bootstrap.peer).or_default().push(bootstrap.addr.clone());
+        }
+        for (peer, addrs) in peers {
             // It enters the routing table once it is connected and turns out to speak the protocol.
-            let opts = DialOpts::peer_id(peer).addresses(vec![addr]).build();
+            let opts = DialOpts::peer_id(peer).addresses(addrs).build();
             if let Err(error) = self.swarm.dial(opts) {
-                self.bootstrap[index].last_error = Some(error.to_string());
+                for bootstrap in self.bootstrap.iter_mut().filter(|bootstrap| bootstrap.peer == peer) {
+                    bootstrap.last_error = Some(error.to_string());
+                }
             }
         }
     }

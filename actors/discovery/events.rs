@@ -40,12 +40,14 @@ impl DiscoveryActor {
                 if endpoint.is_dialer() || !self.remotes.contains_key(&peer_id) {
                     self.remotes.insert(peer_id, address.clone());
                 }
-                if let Some(bootstrap) = self.bootstrap.iter_mut().find(|bootstrap| bootstrap.peer == peer_id) {
+                let mut found = false;
+                for bootstrap in self.bootstrap.iter_mut().filter(|bootstrap| bootstrap.peer == peer_id) {
                     bootstrap.reached = true;
                     bootstrap.last_error = None;
-                    if self.dht_lost {
-                        self.dht_seen(false);
-                    }
+                    found = true;
+                }
+                if found && self.dht_lost {
+                    self.dht_seen(false);
                 }
                 if let Some(node) = node_id(&peer_id) {
                     self.planner.connected(now(), node);
@@ -64,7 +66,7 @@ impl DiscoveryActor {
                 if self.data_dial_failed(connection_id) {
                     return;
                 }
-                if let Some(bootstrap) = self.bootstrap.iter_mut().find(|bootstrap| bootstrap.peer == peer) {
+                for bootstrap in self.bootstrap.iter_mut().filter(|bootstrap| bootstrap.peer == peer) {
                     bootstrap.last_error = Some(reason(&error));
                 }
                 if let Some(node) = node_id(&peer) {
