@@ -137,7 +137,7 @@ impl NatActor {
         {
             let datagrams = batch.segments() as u64;
             let send = self.links.as_ref().map(|links| &links.streams.send);
-            if !send.is_some_and(|send| send.try_send(SendOnStream { stream, datagrams: batch }).is_ok()) {
+            if send.is_none_or(|send| send.try_send(SendOnStream { stream, datagrams: batch }).is_err()) {
                 self.machine.counters_mut().dropped_send_failed += datagrams;
             }
             return;

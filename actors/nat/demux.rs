@@ -43,10 +43,8 @@ pub struct Kind {
 pub fn kind(datagram: &[u8]) -> Kind {
     match datagram {
         [FORWARDED, inner @ ..] => {
-            let class = match classify(inner) {
-                Class::Stun | Class::Relay => Class::Unknown,
-                class => class,
-            };
+            let class = classify(inner);
+            let class = if matches!(class, Class::Stun | Class::Relay) { Class::Unknown } else { class };
             Kind { class, relayed: true }
         }
         _ => Kind { class: classify(datagram), relayed: false },

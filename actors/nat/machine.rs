@@ -365,8 +365,8 @@ impl<T: Clone> NatMachine<T> {
         match self.settings.serve {
             Serve::Never => None,
             Serve::Always => named
-                .or(self.stun.v4().mapped)
-                .or(self.mapped())
+                .or_else(|| self.stun.v4().mapped)
+                .or_else(|| self.mapped())
                 .or_else(|| self.hosts().into_iter().find(|addr| addrs::is_global(addr.ip())))
                 .or_else(|| self.hosts().into_iter().next()),
             Serve::Auto => {
@@ -376,7 +376,7 @@ impl<T: Clone> NatMachine<T> {
                     report.mapped.filter(|_| report.public == Some(true) && unfiltered)
                 };
                 open(self.stun.v4())
-                    .or(self.mapped().filter(|it| addrs::is_global(it.ip())))
+                    .or_else(|| self.mapped().filter(|it| addrs::is_global(it.ip())))
                     .or_else(|| open(self.stun.v6()))
             }
         }
@@ -387,7 +387,7 @@ impl<T: Clone> NatMachine<T> {
             let find = |v4: bool| {
                 let serves = contact.serves.filter(|it| it.is_ipv4() == v4);
                 let own = || self.hosts().into_iter().find(|it| it.is_ipv4() == v4 && addrs::is_global(it.ip()));
-                serves.or_else(own).map(|it| SocketAddr::new(it.ip(), port.unwrap_or(it.port())))
+                serves.or_else(own).map(|it| SocketAddr::new(it.ip(), port.unwrap_or_else(|| it.port())))
             };
             Origin { local, v4: find(true), v6: find(false) }
         };

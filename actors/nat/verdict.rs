@@ -50,12 +50,11 @@ pub fn mapping(evidence: &[Evidence], local_port: u16, complete: bool) -> Mappin
     let kind = if votes.len() >= 2 && supporters * 2 > votes.len() {
         Dependence::EndpointIndependent
     } else if votes.len() == 1 {
-        match by_one_server(heard) {
-            kind if trust && complete => kind,
-            // A relay that nobody vouches for, and nothing against it: if it lies, some probes are wasted.
-            Dependence::AddressAndPortDependent if complete => Dependence::AddressAndPortDependent,
-            _ => Dependence::Unknown,
-        }
+        let kind = by_one_server(heard);
+        // A relay that nobody vouches for, and nothing against it: if it calls the NAT symmetric and lies, some probes are
+        // wasted.
+        let believed = complete && (trust || kind == Dependence::AddressAndPortDependent);
+        if believed { kind } else { Dependence::Unknown }
     } else if complete && supporters == 1 && (trust || votes.len() >= 3 || each_sees_ports_differ(heard, &votes)) {
         ports_of_one_address(heard)
     } else {
