@@ -29,12 +29,13 @@ pub(crate) fn public_node(internet: &Internet<'_>, server: usize, others: &[&Rel
 
 /// What a player's node is started with, so that it finds the party by these public nodes. Each node gets the same.
 pub(crate) fn options(internet: &Internet<'_>, relays: &[&Relay]) -> NodeOptions {
-    let bootstrap = relays.iter().flat_map(|relay| relay.addresses()).filter(|address| address.contains("/tcp/"));
-    let options = NodeOptions { bootstrap: bootstrap.cloned().collect(), ..NodeOptions::default() };
-    let mut stun = Vec::new();
-    for server in &internet.servers[..relays.len()] {
-        stun.extend([format!("{}:{RELAY_PORT}", server.v4[0]), format!("[{}]:{RELAY_PORT}", server.v6[0])]);
+    let (mut bootstrap, mut stun) = (Vec::new(), Vec::new());
+    for (relay, server) in relays.iter().zip(&internet.servers) {
+        let (v4, v6) = (server.v4[0].into(), server.v6[0].into());
+        bootstrap.extend([(v4, 4001), (v4, 443), (v6, 4001)].map(|(ip, port)| relay.address_at(ip, port)));
+        stun.extend([format!("{v4}:{RELAY_PORT}"), format!("[{v6}]:{RELAY_PORT}")]);
     }
+    let options = NodeOptions { bootstrap, ..NodeOptions::default() };
     // As everybody has STUN servers that answer: the default ones are out of a lab's reach.
     options.with(&["--stun-servers", &stun.join(",")])
 }

@@ -113,22 +113,23 @@ impl Drop for Watch {
 }
 
 fn way<'a>(passed: impl Iterator<Item = &'a Passed>, ends: [&[IpAddr]; 2]) -> Way {
-    let (mut direct, mut relayed, mut tcp) = (false, false, false);
+    let (mut direct, mut relayed) = ([false; 2], [false; 2]);
     for echo in passed {
         let side = |address| ends.iter().position(|end| end.contains(&address));
         match (side(echo.from), side(echo.to)) {
-            (Some(a), Some(b)) if a != b => direct = true,
-            (None, None) => continue,
-            _ => relayed = true,
+            (Some(a), Some(b)) if a != b => direct[usize::from(echo.tcp)] = true,
+            (None, None) => {}
+            _ => relayed[usize::from(echo.tcp)] = true,
         }
-        tcp |= echo.tcp;
     }
-    match (relayed, direct, tcp) {
-        (true, _, false) => Way::Relayed,
-        (true, _, true) => Way::RelayedTcp,
-        (false, true, false) => Way::Direct,
-        (false, true, true) => Way::DirectTcp,
-        (false, false, _) => Way::Local,
+    // What is in TCP may be something else of that size: it counts where UDP does not tell all.
+    match (direct, relayed) {
+        (_, [true, true]) => Way::RelayedTcp,
+        (_, [true, false]) => Way::Relayed,
+        ([true, _], _) => Way::Direct,
+        (_, [_, true]) => Way::RelayedTcp,
+        ([_, true], _) => Way::DirectTcp,
+        ([false, false], [false, false]) => Way::Local,
     }
 }
 
