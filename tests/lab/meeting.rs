@@ -151,7 +151,7 @@ impl<'lab> Meeting<'lab> {
 
     /// The way of the last echoes.
     pub(crate) fn way_now(&self, stream: &Stream) -> Option<Way> {
-        let recent = Instant::now().checked_sub(Duration::from_millis(300)).unwrap();
+        let recent = Instant::now().checked_sub(Duration::from_millis(300))?;
         let mut count: HashMap<Way, usize> = HashMap::new();
         for (_, way) in self.ways(stream, recent) {
             *count.entry(way).or_default() += 1;

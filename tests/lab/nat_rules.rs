@@ -51,10 +51,12 @@ impl Router {
         }
         rules += "ct state established,related accept\nct status dnat accept\n";
         let out = "iifname \"lan0\" oifname \"wan0\"";
-        let _ = match self {
-            Self::UdpBlocked => writeln!(rules, "{out} meta l4proto tcp accept"),
-            Self::OnlyTcp(port) => writeln!(rules, "{out} tcp dport {port} accept"),
-            _ => writeln!(rules, "{out} accept"),
+        let _ = if self == Self::UdpBlocked {
+            writeln!(rules, "{out} meta l4proto tcp accept")
+        } else if let Self::OnlyTcp(port) = self {
+            writeln!(rules, "{out} tcp dport {port} accept")
+        } else {
+            writeln!(rules, "{out} accept")
         };
         rules += "}\n";
 
@@ -67,18 +69,18 @@ impl Router {
             rules += "chain outwards { type nat hook postrouting priority srcnat;\n";
             let out = "oifname \"wan0\" meta nfproto ipv4";
             let (first, count) = SEQUENTIAL;
-            let _ = match self {
-                Self::Symmetric => writeln!(rules, "{out} masquerade fully-random"),
+            let _ = if self == Self::Symmetric {
+                writeln!(rules, "{out} masquerade fully-random")
+            } else if self == Self::SymmetricSequential {
                 // By a map: a port straight from `numgen` has its bytes in the wrong order.
-                Self::SymmetricSequential => {
-                    let ports: Vec<_> = (0..count).map(|number| format!("{number} : {}", first + number)).collect();
-                    let ports = ports.join(", ");
-                    writeln!(
-                        rules,
-                        "{out} meta l4proto udp snat ip to {outside}:numgen inc mod {count} map {{ {ports} }}\n{out} masquerade"
-                    )
-                }
-                _ => writeln!(rules, "{out} masquerade"),
+                let ports: Vec<_> = (0..count).map(|number| format!("{number} : {}", first + number)).collect();
+                let ports = ports.join(", ");
+                writeln!(
+                    rules,
+                    "{out} meta l4proto udp snat ip to {outside}:numgen inc mod {count} map {{ {ports} }}\n{out} masquerade"
+                )
+            } else {
+                writeln!(rules, "{out} masquerade")
             };
             rules += "}\n";
         }

@@ -121,7 +121,7 @@ fn explore_udp(servers: &Servers, host: &Host, family: u8, inside_port: u16) -> 
         _ => Mapping::AddressAndPortDependent,
     };
     let neighbour = self::socket(host, family, inside_port + 1);
-    let to = servers.observed(&neighbour, first, SHOULD).unwrap();
+    let to = servers.observed(&neighbour, first, SHOULD)?;
     Some(UdpFound {
         mapping,
         port_kept: maps[0].port() == inside_port,

@@ -237,9 +237,10 @@ impl<'a> Script<'a> {
             self.note(format_args!("step {:?}", step.action));
             let done = clock::elapsed().as_secs_f64() / self.settings.seconds.max(1.0);
             self.job.progress.set(done.min(1.0), &format!("{:?}", step.action));
-            match step.action {
-                Action::SetClock => self.set_clock(step.count as usize, step.clock_s),
-                action => self.act(action, step.count as usize).await,
+            if step.action == Action::SetClock {
+                self.set_clock(step.count as usize, step.clock_s);
+            } else {
+                self.act(step.action, step.count as usize).await;
             }
             if step.settle_s > 0.0 && oracle::wait(self, secs(step.settle_s)).await.is_none() {
                 self.fail(format!("after {:?} it did not settle within {} s", step.action, step.settle_s));
