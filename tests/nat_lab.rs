@@ -1,5 +1,6 @@
 //! Routers of every kind, each proved by probing to be what the table (tests/lab/nat_kinds.toml) says of it, and lines
 //! with delay, jitter, loss and a rate, proved by ping.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on ends")]
 
 mod lab;
 

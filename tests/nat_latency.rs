@@ -1,6 +1,7 @@
 //! What LANrage adds to the round trip, on links with real delay: beside the plain path where it goes straight, beside the
 //! sum of the legs where it goes by a relay. Prints figures; run by hand on a machine that does nothing else:
 //! `cargo test --release --test nat_latency -- --ignored --nocapture`.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on ends")]
 
 mod lab;
 

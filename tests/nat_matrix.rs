@@ -9,6 +9,7 @@
 //! - `LANRAGE_PATIENCE_S`: how long a pair may take to be direct (default 30);
 //! - `LANRAGE_RELAYS`: public nodes, 1 or 2 (default 1);
 //! - `LANRAGE_MATRIX_OUT`: a file for the table.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on ends")]
 
 mod lab;
 
@@ -146,8 +147,8 @@ fn line(outcome: &Outcome) -> String {
         Ok(met) => met,
         Err(said) => return format!("FAILED: {said}"),
     };
-    let seconds = |time: Option<Duration>| time.map_or("-".into(), |time| format!("{:.2} s", time.as_secs_f64()));
-    let ways = met.ways.map_or("-".into(), |[first, last]| format!("{} … {}", first.name(), last.name()));
+    let seconds = |time: Option<Duration>| time.map_or_else(|| "-".into(), |time| format!("{:.2} s", time.as_secs_f64()));
+    let ways = met.ways.map_or_else(|| "-".into(), |[first, last]| format!("{} … {}", first.name(), last.name()));
     format!(
         "joined {}, first {}, {ways}, direct {}, {:.0} % answered; {}",
         seconds(Some(met.joined)),
@@ -194,7 +195,7 @@ fn markdown(kinds: &[&'static Kind], table: &[(Pair, Vec<Outcome>)], settings: &
     ));
     say(format!("|{}", " --- |".repeat(kinds.len() + 1)));
     for a in kinds {
-        let cells: Vec<_> = kinds.iter().map(|b| find(a, b).map_or("".into(), |outcomes| cell(outcomes))).collect();
+        let cells: Vec<_> = kinds.iter().map(|b| find(a, b).map_or_else(String::new, |outcomes| cell(outcomes))).collect();
         if cells.iter().any(|cell| !cell.is_empty()) {
             say(format!("| {} | {} |", a.name, cells.join(" | ")));
         }
@@ -214,7 +215,7 @@ fn markdown(kinds: &[&'static Kind], table: &[(Pair, Vec<Outcome>)], settings: &
         table.len(),
         settings.runs
     ));
-    let shown = |time: Option<f64>| time.map_or("-".into(), |time| format!("{time:.2} s"));
+    let shown = |time: Option<f64>| time.map_or_else(|| "-".into(), |time| format!("{time:.2} s"));
     say(format!(
         "First answer, median: {} after the start of the join command, {} after its return; the command itself {}.",
         shown(median(met().filter_map(|(_, met)| met.first))),
