@@ -147,7 +147,8 @@ fn line(outcome: &Outcome) -> String {
         Ok(met) => met,
         Err(said) => return format!("FAILED: {said}"),
     };
-    let seconds = |time: Option<Duration>| time.map_or_else(|| "-".into(), |time| format!("{:.2} s", time.as_secs_f64()));
+    let seconds =
+        |time: Option<Duration>| time.map_or_else(|| "-".into(), |time| format!("{:.2} s", time.as_secs_f64()));
     let ways = met.ways.map_or_else(|| "-".into(), |[first, last]| format!("{} … {}", first.name(), last.name()));
     format!(
         "joined {}, first {}, {ways}, direct {}, {:.0} % answered; {}",
@@ -195,7 +196,8 @@ fn markdown(kinds: &[&'static Kind], table: &[(Pair, Vec<Outcome>)], settings: &
     ));
     say(format!("|{}", " --- |".repeat(kinds.len() + 1)));
     for a in kinds {
-        let cells: Vec<_> = kinds.iter().map(|b| find(a, b).map_or_else(String::new, |outcomes| cell(outcomes))).collect();
+        let cells: Vec<_> =
+            kinds.iter().map(|b| find(a, b).map_or_else(String::new, |outcomes| cell(outcomes))).collect();
         if cells.iter().any(|cell| !cell.is_empty()) {
             say(format!("| {} | {} |", a.name, cells.join(" | ")));
         }

@@ -14,6 +14,9 @@ use super::{data_sockets, wait_for_stop, wiring};
 use crate::cli::print;
 use crate::config::RelayConfig;
 
+/// Addresses that may come up at once, before the printer gets to them.
+const MAX_ADDRESSES: usize = 1024;
+
 /// Prints each address as soon as the node listens on it: scripts wait for these lines.
 struct Printer;
 
@@ -55,7 +58,11 @@ pub(super) async fn run(config: RelayConfig) -> Result<(), String> {
         Ok(actor.start())
     })
     .await?;
-    let printer = Printer.start();
+    // As an actor starts, its mailbox has room for 16; a machine with a few interfaces has more addresses than that at once.
+    let printer = Printer::create(|ctx| {
+        ctx.set_mailbox_capacity(MAX_ADDRESSES);
+        Printer
+    });
     discovery
         .send(BindDiscovery { links: None, listening: Some(printer.recipient()) })
         .await
