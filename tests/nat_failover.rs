@@ -188,9 +188,26 @@ fn the_outside_address_changes() {
     game.done("another outside address");
 }
 
-/// Both routers forget all, and give other ports afterwards, as after a restart.
+/// Both routers forget what they have translated.
 #[test]
 fn both_nats_forget_their_mappings() {
+    let Some(lab) = Lab::with_programs(PROGRAMS) else { return };
+    let mut game = Match::start(&lab, "port", "port", 1);
+    for _ in 0..runs(3) {
+        game.steady("direct at first", Way::is_direct);
+        game.disturb("flushed", |meeting| {
+            for site in &meeting.sites {
+                site.routers[0].run(&["conntrack", "-F"]).expect_ok();
+            }
+        });
+    }
+    game.steady("direct at last", Way::is_direct);
+    game.done("both NATs flushed");
+}
+
+/// Both routers forget all, and give other ports afterwards, as after a restart.
+#[test]
+fn both_nats_forget_their_mappings_and_give_other_ports() {
     let Some(lab) = Lab::with_programs(PROGRAMS) else { return };
     let mut game = Match::start(&lab, "port", "port", 1);
     for run in 0..runs(3) {
