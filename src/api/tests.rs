@@ -292,7 +292,7 @@ async fn lists_and_commands() {
     for key in ["peer_id", "name", "virtual_ip", "connected", "rtt_ms", "rx_bytes", "tx_bytes", "last_handshake_s"] {
         assert!(!peers[0][key].is_null(), "{key}");
     }
-    assert_eq!(peers[0]["path"], json!({"kind": "direct", "endpoint": "203.0.113.5:41641"}));
+    assert_eq!(peers[0]["path"], json!({"kind": "direct", "endpoint": "203.0.113.5:41641", "reason": null}));
     assert_eq!(node.get("/parties").await.body[0]["state"], "kicked");
     assert_eq!(node.get("/party").await.body["code"], "K7QM-2XPA-9DRT");
     assert_eq!(node.post("/party/create", "{}").await.body["name"], "ann's party");
