@@ -150,6 +150,8 @@ pub struct RelayFound {
     pub addr: SocketAddr,
     /// Multiaddrs (without `/p2p`) for a data stream to it, best first, all at the same IP.
     pub tcp_addrs: Vec<String>,
+    /// The same data socket at other addresses of it, of the other family: as it says, so it may be a lie.
+    pub aliases: Vec<SocketAddr>,
 }
 
 /// Ask how discovery is doing.

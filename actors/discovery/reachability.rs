@@ -1,6 +1,6 @@
 //! Whether and where others can reach this node, and what they say of themselves.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use libp2p::swarm::ConnectionId;
@@ -13,6 +13,10 @@ use super::filter;
 use super::messages::RelayFound;
 use super::planner::MAX_ADDRS;
 use super::relays::Action;
+use crate::wire::usable_addr;
+
+/// Other addresses of one relay.
+const MAX_ALIASES: usize = 4;
 
 impl DiscoveryActor {
     pub(super) fn on_identified(&mut self, peer: PeerId, info: &identify::Info) {
@@ -132,7 +136,17 @@ impl DiscoveryActor {
                 tcp_addrs.push(addr);
             }
         }
-        let found = RelayFound { node, addr: SocketAddr::new(ip.to_canonical(), port), tcp_addrs };
+        let ip = ip.to_canonical();
+        let mut aliases: Vec<SocketAddr> = Vec::new();
+        for other in info.listen_addrs.iter().filter(|addr| is_tcp(addr)).filter_map(filter::ip_of) {
+            let alias = SocketAddr::new(other.to_canonical(), port);
+            let other_family = alias.is_ipv4() != ip.is_ipv4();
+            let usable = !other.is_loopback() && usable_addr(&alias) && !is_link_local(other);
+            if other_family && usable && !aliases.contains(&alias) && aliases.len() < MAX_ALIASES {
+                aliases.push(alias);
+            }
+        }
+        let found = RelayFound { node, addr: SocketAddr::new(ip, port), tcp_addrs, aliases };
         if self.relays.found(found.clone()) {
             self.tell_relay(found);
         }
@@ -145,5 +159,13 @@ impl DiscoveryActor {
             // Told when it is met again.
             self.relays.gone(node);
         }
+    }
+}
+
+/// Of one link only: to others it is nothing.
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.segments()[0] & 0xffc0 == 0xfe80,
     }
 }

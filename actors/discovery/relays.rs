@@ -244,7 +244,12 @@ mod tests {
     #[test]
     fn the_same_news_is_told_once() {
         let mut relays = Relays::new(OWN);
-        let found = |port: u16| RelayFound { node: node(1), addr: ([203, 0, 113, 1], port).into(), tcp_addrs: vec![] };
+        let found = |port: u16| RelayFound {
+            node: node(1),
+            addr: ([203, 0, 113, 1], port).into(),
+            tcp_addrs: vec![],
+            aliases: vec![],
+        };
         assert!(relays.found(found(1)) && !relays.found(found(1)) && relays.found(found(2)));
         assert_eq!(relays.find(), [found(2)]);
         relays.gone(node(1));

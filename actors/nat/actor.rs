@@ -95,6 +95,8 @@ pub struct NatActor {
     next_extra: u16,
     timer: Option<(Instant, SpawnHandle)>,
     fallback: Fallback,
+    /// Whether there is an IPv4 address, and an IPv6 one, that lead out.
+    families: (bool, bool),
     mapper: Option<PortMapper>,
     /// What a router that speaks PCP knows this machine by; `None`: the router is not asked.
     mapping_nonce: Option<[u32; 3]>,
@@ -125,13 +127,19 @@ impl NatActor {
             next_extra: FIRST_EXTRA,
             timer: None,
             fallback: Fallback::default(),
+            families: (true, true),
             mapper: None,
             mapping_nonce,
         }
     }
 
     /// What peers and relays send: over the socket, or a stream where one leads there.
-    fn route(&mut self, batch: TransmitBatch) {
+    fn route(&mut self, mut batch: TransmitBatch) {
+        let to = batch.destination();
+        let reachable = if to.is_ipv4() { self.families.0 } else { self.families.1 };
+        if !reachable && let Some(alias) = self.fallback.alias_of(to) {
+            batch.redirect(alias);
+        }
         if !self.fallback.is_idle()
             && let Some(stream) = self.fallback.stream_to(batch.destination())
         {
@@ -259,6 +267,7 @@ impl NatActor {
     }
 
     fn announce(&mut self) {
+        self.families = self.machine.families();
         let Some(links) = &self.links else { return };
         let contact = self.machine.contact();
         tracing::debug!(?contact, "how this machine can be reached");
@@ -522,13 +531,14 @@ impl Handler<ReleasePorts> for NatActor {
 impl Handler<RelayFound> for NatActor {
     type Result = ();
 
-    fn handle(&mut self, RelayFound { node, addr, tcp_addrs }: RelayFound, ctx: &mut Self::Context) {
+    fn handle(&mut self, RelayFound { node, addr, tcp_addrs, aliases }: RelayFound, ctx: &mut Self::Context) {
         if let Some(links) = &self.links {
             let know = KnowRelay { addr, stream: None, source: RelaySource::Identify };
             if links.relay.know.try_send(know).is_err() {
                 self.machine.counters_mut().dropped_relay += 1;
             }
         }
+        self.fallback.also_at(addr, &aliases);
         let wishes = self.fallback.relay_found(Reachable { node, addr, tcp_addrs });
         self.wish(wishes);
         self.machine.relay_found(now(), addr, &mut self.outputs);

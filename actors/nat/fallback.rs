@@ -13,6 +13,8 @@ use crate::wire::{NodeId, stream_addr, stream_id};
 const MAX_RELAYS: usize = 8;
 /// Streams to relays at a time: one in use, one in reserve.
 const MAX_WANTED: usize = 2;
+/// Addresses of relays of the family that this machine may lack.
+const MAX_ALIASES: usize = 64;
 /// Open streams, of this machine's and of others' making.
 const MAX_STREAMS: usize = 4096;
 
@@ -40,6 +42,8 @@ pub struct Fallback {
     /// The relay at the far end, when this machine opened the stream for it.
     streams: BTreeMap<u64, Option<SocketAddr>>,
     detours: BTreeMap<SocketAddr, u64>,
+    /// Addresses of relays, and those of the other family at which the same relays are.
+    aliases: BTreeMap<SocketAddr, SocketAddr>,
 }
 
 impl Fallback {
@@ -57,6 +61,22 @@ impl Fallback {
         }
         self.relays.push(relay);
         self.wishes()
+    }
+
+    /// `relay` is also at `aliases`, as it says. A machine with one address family uses the one in the place of the other:
+    /// a relay honours its tokens whatever address of it they come to.
+    pub fn also_at(&mut self, relay: SocketAddr, aliases: &[SocketAddr]) {
+        for &alias in aliases {
+            if self.aliases.len() < MAX_ALIASES || self.aliases.contains_key(&alias) {
+                self.aliases.insert(alias, relay);
+            }
+        }
+    }
+
+    /// Where to send instead of to `to`, an address of a family that this machine has not.
+    #[must_use]
+    pub fn alias_of(&self, to: SocketAddr) -> Option<SocketAddr> {
+        self.aliases.get(&to).copied()
     }
 
     /// Whether UDP is blocked here.
@@ -149,6 +169,19 @@ mod tests {
         let mut fallback = Fallback::default();
         fallback.set_blocked(true);
         assert_eq!(fallback.relay_found(Reachable { tcp_addrs: vec![], ..relay(1) }), []);
+    }
+
+    #[test]
+    fn a_relay_is_one_at_all_its_addresses() {
+        let mut fallback = Fallback::default();
+        let (v4, v6) = (relay(1).addr, "[2001:db8::1]:9".parse().unwrap());
+        fallback.also_at(v6, &[v4]);
+        assert_eq!(fallback.alias_of(v4), Some(v6));
+        assert_eq!(fallback.alias_of(v6), None);
+        for n in 0..=255 {
+            fallback.also_at(v6, &[relay(n).addr]);
+        }
+        assert!(fallback.aliases.len() <= MAX_ALIASES);
     }
 
     #[test]

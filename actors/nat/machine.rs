@@ -286,6 +286,16 @@ impl<T: Clone> NatMachine<T> {
         addrs::candidates(&self.interfaces, self.settings.listen_port, &self.settings.device, self.party)
     }
 
+    /// Whether IPv4, and IPv6, lead out: there is an address, and not only the other family is answered.
+    #[must_use]
+    pub fn families(&self) -> (bool, bool) {
+        let hosts = self.hosts();
+        let answered = (self.stun.v4().mapped.is_some(), self.stun.v6().mapped.is_some());
+        let v4 = hosts.iter().any(SocketAddr::is_ipv4) && (answered.0 || !answered.1);
+        let v6 = hosts.iter().any(SocketAddr::is_ipv6) && (answered.1 || !answered.0);
+        (v4, v6)
+    }
+
     fn poll_stun(&mut self, now: Instant, out: &mut NatOutputs<T>) {
         self.stun.poll(now, &mut |to, bytes| out.transmits.push(single(LocalSocket::MAIN, to, bytes)));
     }

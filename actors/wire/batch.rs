@@ -227,6 +227,11 @@ impl TransmitBatch {
         Self { buf: pooled(), destination, local, segment_size: 0, segments: 0, closed: false }
     }
 
+    /// To be sent to another address than it was made for.
+    pub fn redirect(&mut self, destination: SocketAddr) {
+        self.destination = destination;
+    }
+
     #[must_use]
     pub fn local(&self) -> LocalSocket {
         self.local
