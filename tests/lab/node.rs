@@ -1,6 +1,6 @@
 //! The real program: nodes and relays.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -291,6 +291,8 @@ pub(crate) struct Relay {
     addresses: Vec<String>,
     host: Host,
     args: Vec<String>,
+    /// Its peer id.
+    id: String,
 }
 
 impl Relay {
@@ -310,8 +312,7 @@ impl Relay {
         args.extend(more);
         let args: Vec<String> = args.into_iter().map(String::from).collect();
         let mut process = host.spawn(&args.iter().map(String::as_str).collect::<Vec<_>>());
-        let tcp = format!("/ip4/{public}/tcp/4001/p2p/");
-        let addresses = until("the relay prints its TCP addresses", PATIENCE, || {
+        let printed = until("the relay prints its addresses", PATIENCE, || {
             if let Some(status) = process.ended() {
                 panic!("the relay ended by itself ({status}):\n{}", process.all());
             }
@@ -320,10 +321,19 @@ impl Relay {
             let lines = said.split_inclusive('\n').filter(|line| line.ends_with('\n'));
             let words = lines.flat_map(str::split_whitespace);
             let found: Vec<_> = words.filter(|word| word.contains("/p2p/")).map(String::from).collect();
-            if found.iter().any(|address| address.starts_with(&tcp)) { Ok(found) } else { Err(said) }
+            if found.is_empty() { Err(said) } else { Ok(found) }
         });
-        let mut relay = Self { process, addresses, host: host.clone(), args };
-        relay.addresses.sort_by_key(|address| !address.starts_with(&tcp));
+        let id = printed[0].rsplit('/').next().unwrap().to_string();
+        let mut relay = Self { process, addresses: Vec::new(), host: host.clone(), args, id };
+        let first = relay.address_at(public, 4001);
+        relay.addresses = printed;
+        relay.addresses.retain(|address| *address != first);
+        relay.addresses.insert(0, first);
+        until("the relay listens", PATIENCE, || {
+            let limit = Duration::from_secs(1);
+            let dialled = host.enter(|| TcpStream::connect_timeout(&(public, 4001).into(), limit));
+            dialled.map(drop).map_err(|problem| problem.to_string())
+        });
         relay
     }
 
@@ -338,8 +348,7 @@ impl Relay {
 
     /// Its multiaddr at this address and TCP port.
     pub(crate) fn address_at(&self, ip: IpAddr, port: u16) -> String {
-        let (_, id) = self.address().rsplit_once('/').unwrap();
-        format!("/{}/{ip}/tcp/{port}/p2p/{id}", if ip.is_ipv4() { "ip4" } else { "ip6" })
+        format!("/{}/{ip}/tcp/{port}/p2p/{}", if ip.is_ipv4() { "ip4" } else { "ip6" }, self.id)
     }
 
     pub(crate) fn kill9(&mut self) {
