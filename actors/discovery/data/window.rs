@@ -196,7 +196,7 @@ mod tests {
         for (mbit, rtt) in [(1, 20), (1, 100), (5, 10), (10, 30), (10, 150), (50, 5), (50, 50), (100, 20)] {
             let rate = f64::from(mbit) * 125_000.0;
             // Long enough for the least delay to be forgotten several times.
-            let (carried, p50, p95) = saturated(rate, Duration::from_millis(rtt), 600);
+            let (carried, p50, p95) = saturated(rate, Duration::from_millis(rtt), 300);
             println!("{mbit:>4} Mbit/s {rtt:>4} ms: {:.0} % used, {p50:?} {p95:?}", 100.0 * carried / rate);
             // The least window is 8 KiB: 65 ms at 1 Mbit/s.
             let least = Duration::from_secs_f64(LEAST as f64 / rate);
