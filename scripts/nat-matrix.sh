@@ -16,16 +16,17 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export CARGO_TERM_COLOR=never
 
+# The file that cargo built for the target of this name.
 executable() {
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+    sed -n "s/.*\"name\":\"$1\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1
 }
 
 program=${LANRAGE_BIN:-}
 if [[ -z $program ]]; then
-    program=$(cargo build --release --bin lanrage --message-format=json-render-diagnostics | executable)
+    program=$(cargo build --release --bin lanrage --message-format=json-render-diagnostics | executable lanrage)
 fi
 program=$(realpath "$program")
-tests=$(cargo test --no-run --test nat_matrix --message-format=json-render-diagnostics | executable)
+tests=$(cargo test --no-run --test nat_matrix --message-format=json-render-diagnostics | executable nat_matrix)
 
 pairs=all
 if (($#)); then

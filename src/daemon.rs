@@ -4,7 +4,7 @@ mod relay;
 mod wiring;
 
 use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -60,7 +60,7 @@ async fn run_node(config: Config) -> Result<(), String> {
     let stored = store.parties().map_err(|error| error.to_string())?;
     // Every port is taken before anything is started, so that an occupied one is said at once.
     let api = api::bind(config.api).map_err(|error| error.to_string())?;
-    let sockets = data_sockets(&mut store, config.listen_port, &mut notices)?;
+    let sockets = data_sockets(&mut store, config.listen_port, &[], &mut notices)?;
     let p2p_port = p2p_port(&mut store, config.p2p_port, &mut notices)?;
     for notice in &notices {
         print::notice(notice);
@@ -229,18 +229,27 @@ fn keep_port(store: &mut Store, key: &str, port: u16) -> Result<(), String> {
 
 /// The port that was asked for; else the one of last time, so that forwarded ports and firewall rules stay right; else
 /// any.
-fn data_sockets(store: &mut Store, asked: Option<u16>, notices: &mut Vec<String>) -> Result<BoundSockets, String> {
+fn data_sockets(
+    store: &mut Store,
+    asked: Option<u16>,
+    at: &[IpAddr],
+    notices: &mut Vec<String>,
+) -> Result<BoundSockets, String> {
+    let v4 = at.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+    let v6 = at.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
+    let (v4, v6) = (v4.unwrap_or(Ipv4Addr::UNSPECIFIED), v6.unwrap_or(Ipv6Addr::UNSPECIFIED));
+    let bind = |port| BoundSockets::bind_at(port, v4, v6);
     if let Some(port) = asked {
-        return BoundSockets::bind(port).map_err(|error| error.to_string());
+        return bind(port).map_err(|error| error.to_string());
     }
     if let Some(port) = stored_port(store, LISTEN_PORT)? {
-        match BoundSockets::bind(port) {
+        match bind(port) {
             Ok(sockets) => return Ok(sockets),
             Err(error) => notices.push(format!("{error}. Using another one this time.")),
         }
-        return BoundSockets::bind(0).map_err(|error| error.to_string());
+        return bind(0).map_err(|error| error.to_string());
     }
-    let sockets = BoundSockets::bind(0).map_err(|error| error.to_string())?;
+    let sockets = bind(0).map_err(|error| error.to_string())?;
     keep_port(store, LISTEN_PORT, sockets.port())?;
     Ok(sockets)
 }

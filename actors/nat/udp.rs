@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::task::{Context, Poll, ready};
 
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
@@ -45,6 +45,15 @@ impl BoundSockets {
     /// # Errors
     /// When the port is taken or the system refuses.
     pub fn bind(port: u16) -> Result<Self, BindError> {
+        Self::bind_at(port, Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED)
+    }
+
+    /// As [`Self::bind`], at these addresses where they are this machine's own. A relay must answer from the address that
+    /// it was asked at, and with several of one family the system would choose.
+    ///
+    /// # Errors
+    /// When the port is taken or the system refuses.
+    pub fn bind_at(port: u16, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<Self, BindError> {
         let failed = |port, error: io::Error| {
             if error.kind() == io::ErrorKind::AddrInUse {
                 BindError::InUse(port)
@@ -52,9 +61,9 @@ impl BoundSockets {
                 BindError::Other(port, error)
             }
         };
-        let v4 = bind((Ipv4Addr::UNSPECIFIED, port).into()).map_err(|error| failed(port, error))?;
+        let v4 = bind_own(v4.into(), Ipv4Addr::UNSPECIFIED.into(), port).map_err(|error| failed(port, error))?;
         let port = local_port(&v4).map_err(|error| failed(port, error))?;
-        let v6 = match bind((Ipv6Addr::UNSPECIFIED, port).into()) {
+        let v6 = match bind_own(v6.into(), Ipv6Addr::UNSPECIFIED.into(), port) {
             Ok(socket) => Some(socket),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(failed(port, error)),
             Err(error) => {
@@ -68,6 +77,14 @@ impl BoundSockets {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+}
+
+/// At `ip`, or at `any` when the machine has no such address: behind a router that forwards, it is the router's.
+fn bind_own(ip: IpAddr, any: IpAddr, port: u16) -> io::Result<Socket> {
+    match bind((ip, port).into()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => bind((any, port).into()),
+        bound => bound,
     }
 }
 
@@ -286,6 +303,14 @@ mod tests {
             .unwrap();
         }
         assert_eq!(got, [vec![0; 1000], vec![1; 1000], vec![2; 500]]);
+    }
+
+    #[test]
+    fn an_address_of_others_is_none_to_bind() {
+        let bound = BoundSockets::bind_at(0, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST).unwrap();
+        assert_eq!(bound.v4.local_addr().unwrap().as_socket().unwrap().ip(), Ipv4Addr::LOCALHOST);
+        let bound = BoundSockets::bind_at(0, Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::LOCALHOST).unwrap();
+        assert_eq!(bound.v4.local_addr().unwrap().as_socket().unwrap().ip(), Ipv4Addr::UNSPECIFIED);
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) async fn run(config: RelayConfig) -> Result<(), String> {
     let mut store = opened.store;
     let mut notices = opened.notices;
     let identity = store.identity().map_err(|error| error.to_string())?;
-    let sockets = data_sockets(&mut store, config.listen_port, &mut notices)?;
+    let sockets = data_sockets(&mut store, config.listen_port, &config.public_ips, &mut notices)?;
     for notice in &notices {
         print::notice(notice);
     }
