@@ -17,7 +17,7 @@ use super::portmap::{PortMapSettings, PortMapper};
 use super::stun;
 use super::udp::{Sent, Sockets};
 use crate::discovery::messages::{
-    CloseDataStream, DataStreamClosed, DataStreamOpened, OpenDataStream, RelayFound, SendOnStream,
+    CloseDataStream, DataStreamClosed, DataStreamOpened, FindRelays, OpenDataStream, RelayFound, SendOnStream,
     SetServing as ServePort, StreamDatagrams,
 };
 use crate::peer::messages::{Inbound, Punch, PunchRequest, PunchSockets};
@@ -33,6 +33,8 @@ const SEND_QUEUE: usize = 64;
 const RECEIVE_ROUNDS: usize = 2;
 /// How often the interfaces are looked at for changes: a player who goes from cable to radio waits for it.
 const WATCH_INTERFACES: Duration = Duration::from_millis(500);
+/// How often a machine without a relay asks for one; discovery looks in the DHT every ten minutes at most.
+const SEEK_RELAYS: Duration = Duration::from_secs(3);
 /// How often the names of STUN servers are looked up.
 const RESOLVE_EVERY: Duration = Duration::from_secs(600);
 const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
@@ -70,6 +72,7 @@ pub struct StreamLinks {
     pub close: Recipient<CloseDataStream>,
     pub send: Recipient<SendOnStream>,
     pub serve: Recipient<ServePort>,
+    pub find_relays: Recipient<FindRelays>,
 }
 
 /// Handed over once all actors exist.
@@ -302,6 +305,18 @@ impl NatActor {
         }
     }
 
+    /// Without a relay of its own or of its friends a machine looks for those that serve everybody. So it does when nothing
+    /// answers over UDP: it may be that the only relay it knows does not.
+    fn seek_relays(&self) {
+        let contact = self.machine.contact();
+        if let Some(links) = &self.links
+            && (contact.tickets.is_empty() || contact.nat.udp_blocked)
+            && contact.serves.is_none()
+        {
+            let _ = links.streams.find_relays.try_send(FindRelays);
+        }
+    }
+
     fn tell_relays(&self) {
         if let Some(links) = &self.links {
             let _ = links.relay.network_changed.try_send(NetworkChanged);
@@ -410,6 +425,7 @@ impl Actor for NatActor {
         self.resolve(ctx);
         self.map_port(ctx);
         ctx.run_interval(WATCH_INTERFACES, Self::watch_interfaces);
+        ctx.run_interval(SEEK_RELAYS, |actor, _| actor.seek_relays());
         ctx.spawn(SocketLoop);
     }
 }

@@ -141,6 +141,7 @@ pub(super) fn stream_links(discovery: &Addr<DiscoveryActor>) -> StreamLinks {
         close: discovery.clone().recipient(),
         send: discovery.clone().recipient(),
         serve: discovery.clone().recipient(),
+        find_relays: discovery.clone().recipient(),
     }
 }
 
