@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 
-use super::addrs;
 use super::fallback::{Fallback, Reachable, Wish};
 use super::machine::{NatMachine, NatOutputs, NatSettings};
 use super::messages::{GetNat, NatView, Networks, OwnContact, Register, ReleasePorts, Transmit, Unregister};
 use super::portmap::{PortMapSettings, PortMapper};
+use super::sockets::{DataSockets, Sent};
 use super::stun;
-use super::udp::{Sent, Sockets};
 use crate::discovery::messages::{
     CloseDataStream, DataStreamClosed, DataStreamOpened, FindRelays, OpenDataStream, RelayFound, SendOnStream,
     SetServing as ServePort, StreamDatagrams,
@@ -80,9 +79,14 @@ pub struct StreamLinks {
 #[rtype(result = "()")]
 pub struct BindNat(pub NatLinks);
 
+/// End, as when the program is killed.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Halt;
+
 /// The data socket: sends what peers give it, hands them what comes in.
 pub struct NatActor {
-    sockets: Option<Sockets>,
+    sockets: Option<Box<dyn DataSockets>>,
     machine: NatMachine<Recipient<Inbound>>,
     outputs: NatOutputs<Recipient<Inbound>>,
     listen_port: u16,
@@ -110,7 +114,7 @@ impl NatActor {
     /// `mapping_nonce` secret and always the same, or `None`: the router is not asked to forward the port.
     #[must_use]
     pub fn new(
-        sockets: Sockets,
+        sockets: impl DataSockets + 'static,
         settings: NatSettings,
         servers: Vec<String>,
         wg_secret: [u8; 32],
@@ -118,7 +122,7 @@ impl NatActor {
         mapping_nonce: Option<[u32; 3]>,
     ) -> Self {
         Self {
-            sockets: Some(sockets),
+            sockets: Some(Box::new(sockets)),
             listen_port: settings.listen_port,
             machine: NatMachine::new(now(), settings, wg_secret, seed),
             outputs: NatOutputs::default(),
@@ -256,7 +260,7 @@ impl NatActor {
 
     fn watch_interfaces(&mut self, ctx: &mut Context<Self>) {
         // A question that the system did not answer is no news.
-        let Some(found) = addrs::system_addrs() else { return };
+        let Some(found) = self.sockets.as_ref().and_then(|sockets| sockets.interfaces()) else { return };
         if self.machine.set_interfaces(now(), found, &mut self.outputs) {
             self.tell_relays();
             if let Some(mapper) = &self.mapper {
@@ -604,6 +608,14 @@ impl Handler<SetAddress> for NatActor {
     fn handle(&mut self, SetAddress(address): SetAddress, ctx: &mut Self::Context) {
         self.machine.set_party(now(), address.map(|address| address.range), &mut self.outputs);
         self.settle(ctx);
+    }
+}
+
+impl Handler<Halt> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Halt, ctx: &mut Self::Context) {
+        ctx.stop();
     }
 }
 

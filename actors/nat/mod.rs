@@ -15,9 +15,11 @@ mod model;
 pub mod portmap;
 mod questions;
 pub mod responder;
+pub mod sockets;
 pub mod stun;
 pub mod udp;
 pub mod verdict;
 
-pub use actor::{BindNat, NatActor, NatLinks, RelayLinks, StreamLinks};
+pub use actor::{BindNat, Halt, NatActor, NatLinks, RelayLinks, StreamLinks};
+pub use sockets::DataSockets;
 pub use udp::{BindError, BoundSockets, Sockets};

@@ -10,6 +10,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use super::addrs::{self, InterfaceAddr};
+use super::sockets::{DataSockets, Receive, Sent};
 use crate::wire::LocalSocket;
 
 /// Receive calls that one poll takes in, each up to 64 KiB of coalesced datagrams.
@@ -131,17 +133,6 @@ pub struct Sockets {
     metas: [RecvMeta; RECEIVE_SLOTS],
 }
 
-/// What happened to a send.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Sent {
-    Done,
-    /// The socket is full: call again once it is writable, without the bytes that are out.
-    Blocked {
-        sent_bytes: usize,
-    },
-    Failed,
-}
-
 impl Sockets {
     /// # Errors
     /// When the runtime or the system refuses the sockets.
@@ -163,24 +154,21 @@ impl Sockets {
             (_, SocketAddr::V6(_)) => None,
         }
     }
+}
 
-    /// Opens another IPv4 socket, on `port` or any (0), under the name `local`. Returns its port.
-    ///
-    /// # Errors
-    /// When the system refuses; the others stay as they are.
-    pub fn open(&mut self, local: LocalSocket, port: u16) -> io::Result<u16> {
+impl DataSockets for Sockets {
+    fn open(&mut self, local: LocalSocket, port: u16) -> io::Result<u16> {
         let socket = bind((Ipv4Addr::UNSPECIFIED, port).into())?;
         let port = local_port(&socket)?;
         self.extra.insert(local, Port::new(socket)?);
         Ok(port)
     }
 
-    pub fn close(&mut self, local: LocalSocket) {
+    fn close(&mut self, local: LocalSocket) {
         self.extra.remove(&local);
     }
 
-    /// Sends `contents` as datagrams of `segment_size` bytes, in one call where the system can.
-    pub fn send(&self, local: LocalSocket, destination: SocketAddr, contents: &[u8], segment_size: usize) -> Sent {
+    fn send(&self, local: LocalSocket, destination: SocketAddr, contents: &[u8], segment_size: usize) -> Sent {
         let Some(port) = self.port_for(local, destination) else { return Sent::Failed };
         let at_once = segment_size.max(1) * port.state.max_gso_segments().max(1);
         for (index, part) in contents.chunks(at_once).enumerate() {
@@ -208,23 +196,14 @@ impl Sockets {
         Sent::Done
     }
 
-    /// Ready when a socket that was full may take more.
-    pub fn poll_writable(&self, cx: &mut Context<'_>, local: LocalSocket, destination: SocketAddr) -> Poll<()> {
+    fn poll_writable(&self, cx: &mut Context<'_>, local: LocalSocket, destination: SocketAddr) -> Poll<()> {
         match self.port_for(local, destination) {
             Some(port) => port.socket.poll_send_ready(cx).map(|_| ()),
             None => Poll::Ready(()),
         }
     }
 
-    /// Receives what is there: `each` gets the socket, the sender, the datagrams and the length of each (the last may be shorter).
-    ///
-    /// # Errors
-    /// When a socket failed for good.
-    pub fn poll_receive(
-        &mut self,
-        cx: &mut Context<'_>,
-        each: &mut dyn FnMut(LocalSocket, SocketAddr, &[u8], usize),
-    ) -> Poll<io::Result<()>> {
+    fn poll_receive(&mut self, cx: &mut Context<'_>, each: &mut Receive<'_>) -> Poll<io::Result<()>> {
         let Self { v4, v6, extra, buffers, metas } = self;
         let main = &mut |from, data: &[u8], stride| each(LocalSocket::MAIN, from, data, stride);
         let mut first = receive(v4, cx, buffers, metas, main);
@@ -242,6 +221,10 @@ impl Sockets {
             }
         }
         first
+    }
+
+    fn interfaces(&self) -> Option<Vec<InterfaceAddr>> {
+        addrs::system_addrs()
     }
 }
 

@@ -20,6 +20,11 @@ const MAILBOX: usize = 256;
 /// Tickets that did not get into a full mailbox are sent again after this.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// End, as when the program is killed.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Halt;
+
 /// This machine's tickets of relays, and its service as one. Lives on the data arbiter.
 pub struct RelayActor {
     identity_secret: [u8; 32],
@@ -247,6 +252,14 @@ impl Handler<SetServing> for RelayActor {
                 self.server = None;
             }
         }
+    }
+}
+
+impl Handler<Halt> for RelayActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Halt, ctx: &mut Self::Context) {
+        ctx.stop();
     }
 }
 

@@ -13,4 +13,4 @@ pub mod messages;
 pub mod server;
 pub mod token;
 
-pub use actor::RelayActor;
+pub use actor::{Halt, RelayActor};

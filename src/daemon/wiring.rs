@@ -10,7 +10,9 @@ use futures::channel::oneshot;
 use lanrage_actors::discovery::{self, BindDataStreams, BindDiscovery, DiscoveryActor, DiscoveryConfig};
 use lanrage_actors::nat::machine::NatSettings;
 use lanrage_actors::nat::messages::{ReleasePorts, Serve};
-use lanrage_actors::nat::{BindNat, BoundSockets, NatActor, NatLinks, RelayLinks, Sockets, StreamLinks};
+use lanrage_actors::nat::{
+    BindNat, BoundSockets, DataSockets as _, NatActor, NatLinks, RelayLinks, Sockets, StreamLinks,
+};
 use lanrage_actors::party::actor::{Bind as BindParty, PartyActor, Start as StartParty};
 use lanrage_actors::party::machine::PartyConfig;
 use lanrage_actors::peer::{self, BindPeers, BindPunch, OwnIdentity, PeerSupervisor};
