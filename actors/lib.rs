@@ -4,6 +4,7 @@
 //! sans-IO machines and pure functions that take `now` and return outputs. `docs/ARCHITECTURE.md` has the map.
 
 pub mod discovery;
+pub mod metrics;
 pub mod nat;
 pub mod party;
 pub mod peer;

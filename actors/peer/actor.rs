@@ -6,8 +6,9 @@ use actix::prelude::*;
 use futures::channel::oneshot;
 
 use super::machine::{Outputs, PeerEvent, PeerMachine};
-use super::messages::{Inbound, Outbound, Ping, PingError, Punch, PunchSockets, SetRedundancy};
+use super::messages::{Inbound, Outbound, PeerSpec, Ping, PingError, Punch, PunchSockets, SetRedundancy};
 use super::supervisor::{Died, PeerState, ReportState, Stop, Update};
+use crate::metrics::messages::{Event, Happened};
 use crate::nat::messages::{Networks, OwnContact, Transmit};
 use crate::tun::messages::Deliver;
 
@@ -20,6 +21,7 @@ pub(super) struct PeerLinks {
     pub(super) nat: Recipient<Transmit>,
     pub(super) tun: Recipient<Deliver>,
     pub(super) punch: Option<Recipient<Punch>>,
+    pub(super) events: Option<Recipient<Happened>>,
     /// Upper 24 bits of the WireGuard receiver index.
     pub(super) index: u32,
 }
@@ -92,19 +94,37 @@ impl PeerActor {
                 tracing::debug!(?request, "no sockets to punch with");
             }
         }
-        for event in self.outputs.events.drain(..) {
-            let spec = self.machine.spec();
-            match event {
-                PeerEvent::Connected { path, endpoint } => {
-                    tracing::info!(peer = %spec.name, ip = %spec.virtual_ip, ?path, %endpoint, "connected");
-                }
-                PeerEvent::PathChanged { path, endpoint } => {
-                    tracing::info!(peer = %spec.name, ?path, %endpoint, "moved to another path");
-                }
-                PeerEvent::Disconnected => tracing::info!(peer = %spec.name, "connection lost; trying again"),
-            }
+        for event in std::mem::take(&mut self.outputs.events) {
+            self.tell(event);
         }
         self.arm(ctx);
+    }
+
+    fn tell(&mut self, event: PeerEvent) {
+        let spec = self.machine.spec();
+        let (peer, virtual_ip) = (spec.name.clone(), spec.virtual_ip);
+        let event = match event {
+            PeerEvent::Connected { path, endpoint } => {
+                tracing::info!(%peer, ip = %virtual_ip, ?path, %endpoint, "connected");
+                Event::PeerConnected { peer, virtual_ip, path, endpoint }
+            }
+            PeerEvent::PathChanged { path, endpoint, reason } => {
+                tracing::info!(%peer, ?path, %endpoint, "moved to another path");
+                let reason = reason.map(|reason| reason.to_string()).unwrap_or_default();
+                Event::PathChanged { peer, virtual_ip, path, endpoint, reason }
+            }
+            PeerEvent::Disconnected { why } => {
+                tracing::info!(%peer, %why, "connection lost; trying again");
+                Event::PeerDisconnected { peer, virtual_ip, reason: why.to_string() }
+            }
+        };
+        self.happened(event);
+    }
+
+    fn happened(&mut self, event: Event) {
+        if self.links.events.as_ref().is_some_and(|events| events.try_send(Happened(event)).is_err()) {
+            self.machine.count_lost_event();
+        }
     }
 
     /// One timer, moved only when the machine wants to be called earlier than it would fire.
@@ -233,6 +253,12 @@ impl Handler<Stop> for PeerActor {
     type Result = ();
 
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        if self.machine.is_connected() {
+            let PeerSpec { name, virtual_ip, .. } = self.machine.spec();
+            let (peer, virtual_ip) = (name.clone(), *virtual_ip);
+            let reason = "one of the two has left the party".to_owned();
+            self.happened(Event::PeerDisconnected { peer, virtual_ip, reason });
+        }
         ctx.stop();
     }
 }

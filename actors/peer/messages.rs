@@ -262,6 +262,8 @@ pub struct PeerCounters {
     pub refused_probes: u64,
     /// The socket's or the device's mailbox was full.
     pub dropped_busy: u64,
+    /// Events that did not get into the history.
+    pub dropped_events: u64,
 }
 
 fn as_text<S: serde::Serializer>(node: &NodeId, serializer: S) -> Result<S::Ok, S::Error> {

@@ -13,6 +13,7 @@ use super::actor::{PeerActor, PeerLinks};
 use super::machine::{OwnIdentity, PeerMachine};
 use super::messages::{GetPeers, PeerSpec, PeerView, Ping, PingError, Punch, Redundancy, SetPeers, SetRedundancy};
 use super::replay::first_ping_id;
+use crate::metrics::messages::{Event, Happened};
 use crate::nat::messages::{Networks, OwnContact, PeerRoute, Register, Transmit, Unregister};
 use crate::relay::messages::{FarLeg, FarLegs, ForgetRelays, KnowRelay, RelaySource};
 use crate::tun::messages::{AddRoute, Deliver, RemoveRoute};
@@ -68,6 +69,8 @@ pub struct Links {
     pub remove_route: Recipient<RemoveRoute>,
     /// `None` where there are no relays.
     pub relays: Option<Relays>,
+    /// Who keeps the history; `None` where nobody does.
+    pub events: Option<Recipient<Happened>>,
 }
 
 /// The RelayActor, which hears what relays the members have.
@@ -157,7 +160,13 @@ impl PeerSupervisor {
         .with_contact(self.contact.clone());
         let route = PeerRoute { index, probe_tag: machine.probe_tag(), wg_key: spec.wg_key };
         let died = Died { node, incarnation: self.incarnations };
-        let peer_links = PeerLinks { nat: links.transmit, tun: links.deliver, punch: self.punch.clone(), index };
+        let peer_links = PeerLinks {
+            nat: links.transmit,
+            tun: links.deliver,
+            punch: self.punch.clone(),
+            events: links.events,
+            index,
+        };
         let addr = PeerActor::new(machine, peer_links, ctx.address().recipient(), died, restarts).start();
         let redundancy = self.peers.get(&node).map_or_else(Redundancy::default, |peer| peer.redundancy);
         let peer = Peer { spec, addr: Some(addr), route, incarnation: self.incarnations, restarts, redundancy };
@@ -211,6 +220,10 @@ impl PeerSupervisor {
         let Some(links) = &self.links else { return };
         let _ = links.unregister.try_send(Unregister { route });
         let _ = links.remove_route.try_send(RemoveRoute { ip });
+        let reason = "a fault in LANrage; starting it again".to_owned();
+        let event = Event::PeerDisconnected { peer: peer.spec.name.clone(), virtual_ip: ip, reason };
+        // The log above has it too.
+        let _ = links.events.as_ref().map(|events| events.try_send(Happened(event)));
         ctx.run_later(wait, move |actor, ctx| {
             let dead = actor.peers.get(&died.node).filter(|peer| peer.incarnation == died.incarnation);
             if let Some(spec) = dead.map(|peer| peer.spec.clone()) {

@@ -61,6 +61,7 @@ fn start() -> (Addr<PeerSupervisor>, Log) {
         add_route: recorder.clone().recipient(),
         remove_route: recorder.recipient(),
         relays: None,
+        events: None,
     };
     supervisor.try_send(BindPeers(links)).unwrap();
     (supervisor, log)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use lanrage_actors::discovery::messages::DiscoveryView;
 use lanrage_actors::nat::messages::NatView;
 use lanrage_actors::party::messages::PartyView;
-use lanrage_actors::peer::messages::PathView;
+use lanrage_actors::peer::messages::{PathView, Redundancy};
 use lanrage_actors::tun::messages::TunView;
 use serde::Serialize;
 
@@ -63,4 +63,11 @@ pub(super) struct Pong {
     /// The path in use when the request was sent.
     pub(super) path: PathView,
     pub(super) time_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct RedundancySet {
+    pub(super) name: String,
+    pub(super) virtual_ip: Ipv4Addr,
+    pub(super) redundancy: Redundancy,
 }

@@ -6,18 +6,19 @@ use std::time::Duration;
 use actix::{Message, Recipient};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::web::{Data, Json};
+use actix_web::web::{Data, Json, Path, Query};
 use lanrage_actors::discovery::messages::{BootstrapView, DiscoveryView, GetDiscovery};
+use lanrage_actors::metrics::messages::AwaitEvents;
 use lanrage_actors::nat::messages::GetNat;
 use lanrage_actors::party::messages::{
     CreateParty, GetParty, JoinParty, KickMember, LeaveParty, ListParties, PartyError,
 };
-use lanrage_actors::peer::messages::{GetPeers, PeerView, Ping};
+use lanrage_actors::peer::messages::{GetPeers, PeerView, Ping, Redundancy, SetRedundancy};
 use lanrage_actors::tun::messages::GetTun;
 use lanrage_actors::wire::NodeId;
 use serde::Deserialize;
 
-use super::answers::{Doctor, Parts, Pong, Status, Trouble};
+use super::answers::{Doctor, Parts, Pong, RedundancySet, Status, Trouble};
 use super::error::Problem;
 use super::server::Shared;
 use crate::system;
@@ -34,6 +35,9 @@ const DEFAULT_JOIN_S: u64 = 30;
 const MAX_JOIN_S: u64 = 600;
 const DEFAULT_PING_MS: u64 = 2000;
 const MAX_PING_MS: u64 = 30_000;
+/// As many as are remembered.
+const MAX_EVENTS: u64 = 1024;
+const MAX_WAIT_S: u64 = 30;
 /// Finding the bootstrap peers takes some seconds; before that, missing them is no problem.
 const BOOTSTRAP_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -196,16 +200,7 @@ pub(super) async fn ping(shared: Data<Shared>, body: Json<PingBody>) -> Answer {
     let PingBody { peer, timeout_ms } = body.into_inner();
     let timeout = Duration::from_millis(within("timeout_ms", timeout_ms.unwrap_or(DEFAULT_PING_MS), MAX_PING_MS)?);
     let actors = &shared.state.actors;
-    let peers = ask("peer", &actors.get_peers, GetPeers, QUESTION).await?;
-    let Some(found) = find(&peers, &peer) else {
-        if ask("party", &actors.get_party, GetParty, QUESTION).await?.is_none() {
-            let problem = Problem::from(PartyError::NotInParty);
-            let message = format!("nobody called \"{peer}\" can be pinged: {}", problem.message);
-            return Err(Problem { message, ..problem });
-        }
-        let message = format!("there is nobody called \"{peer}\" in the party; see: lanrage peers");
-        return Err(Problem::new(StatusCode::NOT_FOUND, "unknown_peer", message));
-    };
+    let found = member(&shared, &peer, "pinged").await?;
     let time = ask("peer", &actors.ping, Ping { node: found.node, timeout }, timeout + GRACE).await??;
     Ok(HttpResponse::Ok().json(Pong {
         peer_id: found.node.to_string(),
@@ -214,6 +209,60 @@ pub(super) async fn ping(shared: Data<Shared>, body: Json<PingBody>) -> Answer {
         path: found.path.clone(),
         time_ms: time.as_nanos() as f64 / 1e6,
     }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RedundancyBody {
+    redundancy: Redundancy,
+}
+
+pub(super) async fn redundancy(shared: Data<Shared>, peer: Path<String>, body: Json<RedundancyBody>) -> Answer {
+    let redundancy = body.into_inner().redundancy;
+    let found = member(&shared, &peer, "tuned").await?;
+    let message = SetRedundancy { node: found.node, redundancy };
+    ask("peer", &shared.state.actors.set_redundancy, message, QUESTION).await?;
+    let PeerView { name, virtual_ip, .. } = found;
+    Ok(HttpResponse::Ok().json(RedundancySet { name, virtual_ip, redundancy }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventsQuery {
+    #[serde(default)]
+    after: u64,
+    limit: Option<u64>,
+    /// How long to wait for an event when there is none yet.
+    #[serde(default)]
+    wait_s: u64,
+}
+
+pub(super) async fn events(shared: Data<Shared>, query: Query<EventsQuery>) -> Answer {
+    let EventsQuery { after, limit, wait_s } = query.into_inner();
+    let limit = usize::try_from(within("limit", limit.unwrap_or(MAX_EVENTS), MAX_EVENTS)?).unwrap_or(usize::MAX);
+    if wait_s > MAX_WAIT_S {
+        return Err(Problem::bad_request(format!("`wait_s` must be at most {MAX_WAIT_S}, not {wait_s}")));
+    }
+    let wait = Duration::from_secs(wait_s);
+    let message = AwaitEvents { after, limit, wait };
+    let events = ask("history", &shared.state.actors.await_events, message, wait + QUESTION).await?;
+    Ok(HttpResponse::Ok().json(events))
+}
+
+/// The member that `text` names. `done`: what cannot be done with it otherwise.
+async fn member(shared: &Shared, text: &str, done: &str) -> Result<PeerView, Problem> {
+    let actors = &shared.state.actors;
+    let peers = ask("peer", &actors.get_peers, GetPeers, QUESTION).await?;
+    if let Some(found) = find(&peers, text) {
+        return Ok(found.clone());
+    }
+    if ask("party", &actors.get_party, GetParty, QUESTION).await?.is_none() {
+        let problem = Problem::from(PartyError::NotInParty);
+        let message = format!("nobody called \"{text}\" can be {done}: {}", problem.message);
+        return Err(Problem { message, ..problem });
+    }
+    let message = format!("there is nobody called \"{text}\" in the party; see: lanrage peers");
+    Err(Problem::new(StatusCode::NOT_FOUND, "unknown_peer", message))
 }
 
 /// By virtual IP, PeerId, or name whatever its case.

@@ -16,9 +16,10 @@ use std::time::Instant;
 
 use actix::Recipient;
 use lanrage_actors::discovery::messages::GetDiscovery;
+use lanrage_actors::metrics::messages::AwaitEvents;
 use lanrage_actors::nat::messages::GetNat;
 use lanrage_actors::party::messages::{CreateParty, GetParty, JoinParty, KickMember, LeaveParty, ListParties};
-use lanrage_actors::peer::messages::{GetPeers, Ping};
+use lanrage_actors::peer::messages::{GetPeers, Ping, SetRedundancy};
 use lanrage_actors::tun::messages::GetTun;
 
 pub use files::{ADDRESS_FILE, TOKEN_FILE};
@@ -49,6 +50,8 @@ pub struct Actors {
     pub kick_member: Recipient<KickMember>,
     pub get_peers: Recipient<GetPeers>,
     pub ping: Recipient<Ping>,
+    pub set_redundancy: Recipient<SetRedundancy>,
+    pub await_events: Recipient<AwaitEvents>,
     pub get_tun: Recipient<GetTun>,
     pub get_nat: Recipient<GetNat>,
     pub get_discovery: Recipient<GetDiscovery>,

@@ -158,10 +158,16 @@ pub(super) struct Shared {
 
 fn routes(config: &mut web::ServiceConfig) {
     let json = web::JsonConfig::default().limit(MAX_BODY).error_handler(|error, _| from_json(&error).into());
+    let query = web::QueryConfig::default().error_handler(|error, _| {
+        Problem::bad_request(format!("the question is not one of the API's: {error}")).into()
+    });
     config
         .app_data(json)
+        .app_data(query)
         .service(at("/api/v1/status").route(web::get().to(handlers::status)))
         .service(at("/api/v1/peers").route(web::get().to(handlers::peers)))
+        .service(at("/api/v1/peers/{peer}/redundancy").route(web::put().to(handlers::redundancy)))
+        .service(at("/api/v1/events").route(web::get().to(handlers::events)))
         .service(at("/api/v1/party").route(web::get().to(handlers::party)))
         .service(at("/api/v1/parties").route(web::get().to(handlers::parties)))
         .service(at("/api/v1/netcheck").route(web::get().to(handlers::netcheck)))

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
 use lanrage_actors::discovery::messages::{BootstrapView, DiscoveryView};
+use lanrage_actors::metrics::messages::{Event, EventsView, Recorded};
 use lanrage_actors::nat::messages::{NatCounters, NatReport, NatView};
 use lanrage_actors::party::messages::{MemberView, PartyError, PartySummary, PartyView};
-use lanrage_actors::peer::messages::{PathKind, PathView, PeerCounters, PeerView, PingError};
+use lanrage_actors::peer::messages::{PathKind, PathView, PeerCounters, PeerView, PingError, Redundancy};
 use lanrage_actors::tun::messages::{TunCounters, TunState, TunView};
 use lanrage_actors::wire::Contact;
 use lanrage_actors::wire::{Ipv4Range, NodeId, PartyId};
@@ -70,6 +71,7 @@ answers! {
     };
     LeaveParty => Result<(), PartyError>: |fake, _m| fake.fails.clone().map_or(Ok(()), Err);
     KickMember => Result<PartyView, PartyError>: |fake, m| fake.fails.clone().map_or_else(|| Ok(party_view(&m.member)), Err);
+    SetRedundancy => (): |_fake, m| assert_eq!((m.node, m.redundancy), (NodeId([2; 32]), Redundancy::On));
     Ping => Result<Duration, PingError>: |_fake, m| if m.timeout < Duration::from_millis(10) { Err(PingError::Timeout(m.timeout)) } else { Ok(Duration::from_micros(840)) };
 }
 
@@ -105,6 +107,16 @@ views! {
     };
 }
 
+impl Handler<AwaitEvents> for Fake {
+    type Result = actix::MessageResult<AwaitEvents>;
+
+    fn handle(&mut self, question: AwaitEvents, _: &mut Context<Self>) -> Self::Result {
+        let event = Event::ProfileProblem { file: format!("{question:?}"), line: None, reason: "r".into() };
+        let events = vec![Recorded { seq: 7, unix_ms: 1, event }];
+        actix::MessageResult(EventsView { events, next: 7, lost: 0 })
+    }
+}
+
 fn peer_view() -> PeerView {
     PeerView {
         node: NodeId([2; 32]),
@@ -117,7 +129,7 @@ fn peer_view() -> PeerView {
         loss_percent: None,
         path_changes: 1,
         last_path_change_s: Some(3),
-        redundancy: lanrage_actors::peer::messages::Redundancy::Auto,
+        redundancy: Redundancy::Auto,
         redundant: false,
         rx_bytes: 1,
         tx_bytes: 2,
@@ -154,6 +166,8 @@ fn actors(fake: &actix::Addr<Fake>) -> Actors {
         kick_member: fake.clone().recipient(),
         get_peers: fake.clone().recipient(),
         ping: fake.clone().recipient(),
+        set_redundancy: fake.clone().recipient(),
+        await_events: fake.clone().recipient(),
         get_tun: fake.clone().recipient(),
         get_nat: fake.clone().recipient(),
         get_discovery: fake.clone().recipient(),
@@ -309,6 +323,40 @@ async fn lists_and_commands() {
     assert_eq!(node.post("/ping", r#"{"peer":"eve"}"#).await.code(), "unknown_peer");
     let late = node.post("/ping", r#"{"peer":"bob","timeout_ms":1}"#).await;
     assert_eq!((late.status, late.code()), (504, "timeout"));
+}
+
+#[actix_web::test]
+async fn events_are_asked_for_and_waited_for() {
+    let node = in_party();
+    let body = node.get("/events?after=3&limit=5&wait_s=2").await.body;
+    assert_eq!((&body["next"], &body["lost"]), (&json!(7), &json!(0)), "{body}");
+    let event = &body["events"][0];
+    assert_eq!((&event["seq"], &event["unix_ms"], &event["kind"]), (&json!(7), &json!(1), &json!("profile_problem")));
+    assert_eq!(event["file"], "AwaitEvents { after: 3, limit: 5, wait: 2s }");
+    let plain = node.get("/events").await.body;
+    assert_eq!(plain["events"][0]["file"], "AwaitEvents { after: 0, limit: 1024, wait: 0ns }");
+    for (wrong, said) in
+        [("limit=0", "limit"), ("limit=9999", "limit"), ("wait_s=3600", "wait_s"), ("afterr=1", "after")]
+    {
+        let answer = node.get(&format!("/events?{wrong}")).await;
+        assert_eq!((answer.status, answer.code()), (400, "bad_request"), "{wrong}");
+        assert!(answer.body["error"]["message"].as_str().unwrap().contains(said), "{}", answer.body);
+    }
+}
+
+#[actix_web::test]
+async fn redundancy_is_set_by_hand() {
+    let node = in_party();
+    let put = async |path: &str, body: &str| {
+        node.send("PUT", &format!("/api/v1{path}"), &node.headers(Some(body)), body).await
+    };
+    let on = put("/peers/bob/redundancy", r#"{"redundancy":"on"}"#).await;
+    assert_eq!(on.body, json!({"name": "Bob", "virtual_ip": "10.66.0.2", "redundancy": "on"}));
+    assert_eq!(put("/peers/%42ob/redundancy", r#"{"redundancy":"on"}"#).await.status, 200);
+    let wrong = put("/peers/bob/redundancy", r#"{"redundancy":"maybe"}"#).await;
+    assert_eq!((wrong.status, wrong.code()), (400, "bad_request"));
+    assert_eq!(put("/peers/eve/redundancy", r#"{"redundancy":"on"}"#).await.code(), "unknown_peer");
+    assert_eq!(node.get("/peers/bob/redundancy").await.code(), "method_not_allowed");
 }
 
 #[actix_web::test]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::values::{ApiAddr, BootstrapAddr, DhtProtocol};
 use crate::config::{Layer, RelayFlags};
@@ -45,6 +45,16 @@ pub(super) enum Command {
     /// Measure the time to a friend's computer and back
     #[command(after_help = "Examples:\n  lanrage ping bob\n  lanrage ping 10.66.3.4 -c 20")]
     Ping(PingArgs),
+    /// Show what happened: who connected, over which path and why, what was tuned
+    #[command(
+        after_help = "Examples:\n  lanrage events\n  lanrage events --follow\n  lanrage events --follow --json   one object a line, for programs"
+    )]
+    Events(EventsArgs),
+    /// Send small packets to a friend on two paths at once, against loss
+    #[command(
+        after_help = "Examples:\n  lanrage redundancy bob on     always\n  lanrage redundancy bob auto   when packets are being lost (as at the start)\nIt holds until LANrage ends."
+    )]
+    Redundancy(RedundancyArgs),
     /// Run a public helper node without a party, on a server that everybody can reach
     #[command(
         after_help = "Example:\n  lanrage relay --public-ip 203.0.113.5\nIt prints its addresses; players use one with: lanrage up --bootstrap ADDRESS"
@@ -170,6 +180,44 @@ pub(super) struct PingArgs {
     pub(super) count: u32,
     #[command(flatten)]
     pub(super) ask: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EventsArgs {
+    /// Go on and show each event as it comes; end with Ctrl+C
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RedundancyArgs {
+    /// Name, virtual IP or PeerId
+    #[arg(value_name = "PEER")]
+    pub(super) peer: String,
+    /// When
+    #[arg(value_name = "WHEN")]
+    pub(super) when: When,
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum When {
+    Off,
+    On,
+    Auto,
+}
+
+impl When {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Auto => "auto",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use lanrage_actors::wire::Ipv4Range;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use ureq::typestate::WithBody;
 
 use super::args::NodeArgs;
 use crate::api::{ADDRESS_FILE, TOKEN_FILE};
@@ -97,10 +98,21 @@ impl Client {
     }
 
     pub(super) fn post(&self, path: &str, body: &Value, patience: Duration) -> Result<Value, Failure> {
+        self.change(self.agent.post(self.url(path)), body, patience)
+    }
+
+    pub(super) fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.change(self.agent.put(self.url(path)), body, ANSWER_TIMEOUT)
+    }
+
+    fn change(
+        &self,
+        request: ureq::RequestBuilder<WithBody>,
+        body: &Value,
+        patience: Duration,
+    ) -> Result<Value, Failure> {
         let token = self.token()?;
-        let sent = self
-            .agent
-            .post(self.url(path))
+        let sent = request
             .config()
             .timeout_global(Some(patience))
             .build()
@@ -186,6 +198,12 @@ fn no_token(path: &Path, error: &io::Error, address: SocketAddr, root_data: bool
     )
 }
 
+/// One part of a path: what is no letter, digit or `-._~` is written as percent and two hexadecimal digits.
+pub(super) fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
 /// # Errors
 /// When the node is of another version than this program.
 pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
@@ -230,6 +248,12 @@ mod tests {
             assert!(wrong.message.contains("--data-dir"), "{}", wrong.message);
         };
         actix_web::web::block(work).await.unwrap();
+    }
+
+    #[test]
+    fn names_go_into_paths() {
+        assert_eq!(escape("Bob-1._~"), "Bob-1._~");
+        assert_eq!(escape("a/b c?é%"), "a%2Fb%20c%3F%C3%A9%25");
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::args::{AskArgs, PartyCommand, PingArgs};
-use super::client::{ANSWER_TIMEOUT, Client, Kind, read};
+use super::args::{AskArgs, PartyCommand, PingArgs, RedundancyArgs, When};
+use super::client::{ANSWER_TIMEOUT, Client, Kind, escape, read};
 use super::percentile::RoundTrips;
 use super::print;
 use super::views::{self, Pong};
@@ -65,6 +65,18 @@ pub(super) fn party(command: PartyCommand, places: &Places) -> Outcome {
             show(value, ask.json, |party| views::kicked(party, &name))
         }
     }
+}
+
+pub(super) fn redundancy(args: &RedundancyArgs, places: &Places) -> Outcome {
+    let client = Client::new(&args.ask.node, places)?;
+    let path = format!("/peers/{}/redundancy", escape(&args.peer));
+    let value = client.put(&path, &json!({ "redundancy": args.when.name() }))?;
+    let what = match args.when {
+        When::Off => "go out once, whatever is lost",
+        When::On => "go out on two paths at once, while there are two",
+        When::Auto => "go out on two paths while packets are being lost",
+    };
+    show::<views::Named>(value, args.ask.json, |peer| format!("Small packets to {} {what}.", print::clean(&peer.name)))
 }
 
 /// One request a second; exit code 1 when none was answered.

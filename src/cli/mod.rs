@@ -4,6 +4,7 @@ mod args;
 mod client;
 mod commands;
 mod doctor;
+mod events;
 mod netcheck;
 mod percentile;
 pub mod print;
@@ -32,6 +33,8 @@ pub fn run() -> ExitCode {
         Some(Command::Status(args)) => commands::status(&args, &places),
         Some(Command::Peers(args)) => commands::peers(&args, &places),
         Some(Command::Ping(args)) => commands::ping(&args, &places),
+        Some(Command::Events(args)) => events::run(&args, &places),
+        Some(Command::Redundancy(args)) => commands::redundancy(&args, &places),
         Some(Command::Doctor(args)) => doctor::run(&args, &places),
         Some(Command::Netcheck(args)) => netcheck::run(&args, &places),
     };

@@ -77,6 +77,11 @@ pub(super) struct Peer {
 }
 
 #[derive(Debug, Deserialize)]
+pub(super) struct Named {
+    pub(super) name: String,
+}
+
+#[derive(Debug, Deserialize)]
 pub(super) struct Pong {
     pub(super) name: String,
     pub(super) virtual_ip: Ipv4Addr,

@@ -8,6 +8,7 @@ use actix::prelude::*;
 use ed25519_dalek::SigningKey;
 use futures::channel::oneshot;
 use lanrage_actors::discovery::{self, BindDataStreams, BindDiscovery, DiscoveryActor, DiscoveryConfig};
+use lanrage_actors::metrics::MetricsActor;
 use lanrage_actors::nat::machine::NatSettings;
 use lanrage_actors::nat::messages::{ReleasePorts, Serve};
 use lanrage_actors::nat::{
@@ -65,6 +66,7 @@ pub(super) struct Node {
     peers: Addr<PeerSupervisor>,
     discovery: Addr<DiscoveryActor>,
     relay: Addr<RelayActor>,
+    metrics: Addr<MetricsActor>,
     arbiters: [Arbiter; 3],
 }
 
@@ -218,8 +220,10 @@ impl Node {
         let relay_servers = data.relay_servers;
         let nat = data_socket(&data_path, data.sockets, data.tun, data.nat, identity.wireguard).await?;
         let relay = relay(&data_path, identity)?;
+        let metrics = MetricsActor::start_in_arbiter(&control.handle(), |_| MetricsActor::default());
 
-        let node = Self { id, party, tun, nat, peers, discovery, relay, arbiters: [data_path, control, disk] };
+        let arbiters = [data_path, control, disk];
+        let node = Self { id, party, tun, nat, peers, discovery, relay, metrics, arbiters };
         node.connect(store).await.map_err(|error| format!("the parts of LANrage could not be connected: {error}"))?;
         know_relays(node.relay.clone(), relay_servers);
         Ok(node)
@@ -239,6 +243,7 @@ impl Node {
                     know: self.relay.clone().recipient(),
                     far_legs: self.relay.clone().recipient(),
                 }),
+                events: Some(self.metrics.clone().recipient()),
             }))
             .await?;
         self.peers.send(BindPunch(self.nat.clone().recipient())).await?;
@@ -287,6 +292,8 @@ impl Node {
             kick_member: self.party.clone().recipient(),
             get_peers: self.peers.clone().recipient(),
             ping: self.peers.clone().recipient(),
+            set_redundancy: self.peers.clone().recipient(),
+            await_events: self.metrics.clone().recipient(),
             get_tun: self.tun.clone().recipient(),
             get_nat: self.nat.clone().recipient(),
             get_discovery: self.discovery.clone().recipient(),

@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::birthday::Birthday;
+use super::choice::Reason;
 use super::echo::{Echoes, PingId};
 use super::messages::{PathKind, PeerCounters, PeerSpec, PingError, PunchRequest};
 use super::offer::Offers;
@@ -67,8 +68,23 @@ pub struct Outputs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerEvent {
     Connected { path: PathKind, endpoint: SocketAddr },
-    PathChanged { path: PathKind, endpoint: SocketAddr },
-    Disconnected,
+    PathChanged { path: PathKind, endpoint: SocketAddr, reason: Option<Reason> },
+    Disconnected { why: Disconnect },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disconnect {
+    NoPath,
+    NoSession,
+}
+
+impl std::fmt::Display for Disconnect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NoPath => "no path answers any more",
+            Self::NoSession => "its machine takes no new session",
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -295,7 +311,8 @@ impl PeerMachine {
             self.connected = connected;
             out.events.push(match self.paths.selected() {
                 Some((way, path)) if connected => PeerEvent::Connected { path, endpoint: way.to().addr },
-                Some(_) | None => PeerEvent::Disconnected,
+                Some(_) => PeerEvent::Disconnected { why: Disconnect::NoSession },
+                None => PeerEvent::Disconnected { why: Disconnect::NoPath },
             });
         }
     }
@@ -308,7 +325,7 @@ impl PeerMachine {
 
     fn path_changed(&self, out: &mut Outputs) {
         if let (true, Some((way, path))) = (self.connected, self.paths.selected()) {
-            out.events.push(PeerEvent::PathChanged { path, endpoint: way.to().addr });
+            out.events.push(PeerEvent::PathChanged { path, endpoint: way.to().addr, reason: self.paths.last_reason() });
         }
     }
 
@@ -372,6 +389,16 @@ impl PeerMachine {
 
     pub fn count_busy(&mut self) {
         self.counters.dropped_busy += 1;
+    }
+
+    pub fn count_lost_event(&mut self) {
+        self.counters.dropped_events += 1;
+    }
+
+    /// As the last event said.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connected
     }
 }
 

@@ -302,7 +302,7 @@ fn a_cut_is_told_and_healed() {
         net.send(0, &[&packet(IP_A, IP_B, 1, 100)]);
         net.run(Duration::from_millis(20));
     }
-    assert_eq!(net.ends[0].events.last(), Some(&PeerEvent::Disconnected));
+    assert_eq!(net.ends[0].events.last(), Some(&PeerEvent::Disconnected { why: Disconnect::NoPath }));
     net.cut = None;
     net.run(Duration::from_secs(6));
     assert!(matches!(net.ends[0].events.last(), Some(PeerEvent::Connected { .. })));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::path::Path;
 use super::{Paths, probing};
 use crate::peer::birthday::Straight;
+use crate::peer::choice::Reason;
 use crate::peer::messages::{CandidateView, PathKind};
 use crate::peer::way::Way;
 
@@ -50,6 +51,12 @@ impl Paths {
     #[must_use]
     pub fn loss(&self) -> Option<f32> {
         self.current().and_then(Path::loss)
+    }
+
+    /// Of the last change.
+    #[must_use]
+    pub fn last_reason(&self) -> Option<Reason> {
+        self.reason
     }
 
     #[must_use]

@@ -153,6 +153,7 @@ impl Machine {
             add_route: tun.clone().recipient(),
             remove_route: tun.clone().recipient(),
             relays: None,
+            events: None,
         };
         peers.send(BindPeers(links)).await?;
         let bind = Bind {
