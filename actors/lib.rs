@@ -3,6 +3,8 @@
 //! Inside a concern, `messages.rs` is the public face for the others, `actor.rs` the thin actix shell, and the rest
 //! sans-IO machines and pure functions that take `now` and return outputs. `docs/ARCHITECTURE.md` has the map.
 
+pub mod broadcast;
+pub mod browser;
 pub mod discovery;
 pub mod metrics;
 pub mod nat;

@@ -80,7 +80,7 @@ const RULES: &[Rule] = &[
 ];
 
 const CONCERNS: &[&str] =
-    &["tun", "peer", "nat", "broadcast", "game_watch", "party", "discovery", "relay", "store", "metrics"];
+    &["tun", "peer", "nat", "broadcast", "browser", "game_watch", "party", "discovery", "relay", "store", "metrics"];
 
 /// All that one concern may see of another.
 const FACE: &str = "messages";

@@ -8,6 +8,7 @@ use futures::channel::oneshot;
 use super::machine::{Outputs, PeerEvent, PeerMachine};
 use super::messages::{Inbound, Outbound, PeerSpec, Ping, PingError, Punch, PunchSockets, SetRedundancy};
 use super::supervisor::{Died, PeerState, ReportState, Stop, Update};
+use crate::broadcast::messages::FromMember;
 use crate::metrics::messages::{Event, Happened};
 use crate::nat::messages::{Networks, OwnContact, Transmit};
 use crate::tun::messages::Deliver;
@@ -20,6 +21,8 @@ const MAILBOX: usize = 64;
 pub(super) struct PeerLinks {
     pub(super) nat: Recipient<Transmit>,
     pub(super) tun: Recipient<Deliver>,
+    /// Who takes the member's broadcasts; without it they are dropped.
+    pub(super) broadcast: Option<Recipient<FromMember>>,
     pub(super) punch: Option<Recipient<Punch>>,
     pub(super) events: Option<Recipient<Happened>>,
     /// Upper 24 bits of the WireGuard receiver index.
@@ -80,6 +83,12 @@ impl PeerActor {
             && self.links.tun.try_send(Deliver(batch)).is_err()
         {
             self.machine.count_busy();
+        }
+        if let Some(batch) = self.outputs.broadcast.take_if(|batch| !batch.is_empty()) {
+            let from = FromMember { ip: self.machine.spec().virtual_ip, batch };
+            if self.links.broadcast.as_ref().is_none_or(|to| to.try_send(from).is_err()) {
+                self.machine.count_busy();
+            }
         }
         for (id, outcome) in self.outputs.pings.drain(..) {
             if let Some(found) = self.waiting.iter().position(|(waiting, _)| *waiting == id) {
@@ -201,6 +210,7 @@ impl Handler<Update> for PeerActor {
     type Result = ();
 
     fn handle(&mut self, update: Update, ctx: &mut Self::Context) {
+        self.machine.set_range(update.range);
         self.machine.update(now(), update.own_ip, update.spec, &mut self.outputs);
         self.flush(ctx);
     }

@@ -244,7 +244,7 @@ pub struct PeerCounters {
     pub dropped_staged: u64,
     /// The source address was not the member's virtual IP.
     pub dropped_spoofed: u64,
-    /// The destination was not this machine's virtual IP.
+    /// The destination was not this machine's virtual IP, and no broadcast or multicast of the party.
     pub dropped_misdirected: u64,
     /// WireGuard refused it: wrong key, damage.
     pub dropped_undecryptable: u64,

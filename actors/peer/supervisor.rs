@@ -13,11 +13,12 @@ use super::actor::{PeerActor, PeerLinks};
 use super::machine::{OwnIdentity, PeerMachine};
 use super::messages::{GetPeers, PeerSpec, PeerView, Ping, PingError, Punch, Redundancy, SetPeers, SetRedundancy};
 use super::replay::first_ping_id;
+use crate::broadcast::messages::FromMember;
 use crate::metrics::messages::{Event, Happened};
 use crate::nat::messages::{Networks, OwnContact, PeerRoute, Register, Transmit, Unregister};
 use crate::relay::messages::{FarLeg, FarLegs, ForgetRelays, KnowRelay, RelaySource};
-use crate::tun::messages::{AddRoute, Deliver, RemoveRoute};
-use crate::wire::{Contact, LocalNetworks, NodeId, Ticket};
+use crate::tun::messages::{AddRoute, Deliver, RemoveRoute, SetAddress};
+use crate::wire::{Contact, Ipv4Range, LocalNetworks, NodeId, Ticket};
 
 /// One `Died` for each of 255 peers, and a few questions.
 const MAILBOX: usize = 512;
@@ -42,6 +43,7 @@ pub(super) struct Died {
 #[rtype(result = "()")]
 pub(super) struct Update {
     pub(super) own_ip: Ipv4Addr,
+    pub(super) range: Option<Ipv4Range>,
     pub(super) spec: PeerSpec,
 }
 
@@ -67,10 +69,28 @@ pub struct Links {
     pub deliver: Recipient<Deliver>,
     pub add_route: Recipient<AddRoute>,
     pub remove_route: Recipient<RemoveRoute>,
+    /// `None` where broadcasts are not carried.
+    pub broadcast: Option<Broadcast>,
     /// `None` where there are no relays.
     pub relays: Option<Relays>,
     /// Who keeps the history; `None` where nobody does.
     pub events: Option<Recipient<Happened>>,
+}
+
+/// The BroadcastActor, which hears the members' broadcasts and has to know the members.
+#[derive(Clone)]
+pub struct Broadcast {
+    pub from_member: Recipient<FromMember>,
+    pub add_route: Recipient<AddRoute>,
+    pub remove_route: Recipient<RemoveRoute>,
+}
+
+impl Links {
+    /// Makes device and broadcasts forget `ip`; false when one of them had no room for it.
+    fn remove(&self, ip: Ipv4Addr) -> bool {
+        let quiet = self.broadcast.as_ref().is_none_or(|to| to.remove_route.try_send(RemoveRoute { ip }).is_ok());
+        self.remove_route.try_send(RemoveRoute { ip }).is_ok() && quiet
+    }
 }
 
 /// The RelayActor, which hears what relays the members have.
@@ -109,6 +129,7 @@ struct Peer {
 pub struct PeerSupervisor {
     own: OwnIdentity,
     own_ip: Option<Ipv4Addr>,
+    range: Option<Ipv4Range>,
     networks: LocalNetworks,
     contact: Contact,
     links: Option<Links>,
@@ -126,6 +147,7 @@ impl PeerSupervisor {
         Self {
             own,
             own_ip: None,
+            range: None,
             networks: LocalNetworks::default(),
             contact: Contact::default(),
             links: None,
@@ -147,7 +169,7 @@ impl PeerSupervisor {
             }
         };
         let node = spec.node;
-        let machine = PeerMachine::new(
+        let mut machine = PeerMachine::new(
             now(),
             &self.own,
             own_ip,
@@ -158,11 +180,13 @@ impl PeerSupervisor {
             self.rng.random(),
         )
         .with_contact(self.contact.clone());
+        machine.set_range(self.range);
         let route = PeerRoute { index, probe_tag: machine.probe_tag(), wg_key: spec.wg_key };
         let died = Died { node, incarnation: self.incarnations };
         let peer_links = PeerLinks {
             nat: links.transmit,
             tun: links.deliver,
+            broadcast: links.broadcast.map(|broadcast| broadcast.from_member),
             punch: self.punch.clone(),
             events: links.events,
             index,
@@ -180,8 +204,9 @@ impl PeerSupervisor {
         let (Some(links), Some(peer)) = (&self.links, self.peers.get(&node)) else { return };
         let Some(addr) = &peer.addr else { return };
         let register = Register { route: peer.route, inbound: addr.clone().recipient() };
-        let add = AddRoute { ip: peer.spec.virtual_ip, peer: addr.clone().recipient() };
-        if links.register.try_send(register).is_err() || links.add_route.try_send(add).is_err() {
+        let add = || AddRoute { ip: peer.spec.virtual_ip, peer: addr.clone().recipient() };
+        let carried = links.broadcast.as_ref().is_none_or(|to| to.add_route.try_send(add()).is_ok());
+        if links.register.try_send(register).is_err() || links.add_route.try_send(add()).is_err() || !carried {
             ctx.run_later(RETRY, move |actor, ctx| actor.connect(node, ctx));
         }
     }
@@ -191,7 +216,7 @@ impl PeerSupervisor {
         // Another peer may own the address by now.
         let owned = self.peers.values().any(|peer| peer.spec.virtual_ip == ip);
         let unregistered = links.unregister.try_send(Unregister { route }).is_ok();
-        let removed = owned || links.remove_route.try_send(RemoveRoute { ip }).is_ok();
+        let removed = owned || links.remove(ip);
         if !unregistered || !removed {
             ctx.run_later(RETRY, move |actor, ctx| actor.disconnect(route, ip, ctx));
         }
@@ -219,7 +244,7 @@ impl PeerSupervisor {
         tracing::error!(peer = %peer.spec.name, restarts, ?wait, "the actor of this peer failed; restarting it, the others go on");
         let Some(links) = &self.links else { return };
         let _ = links.unregister.try_send(Unregister { route });
-        let _ = links.remove_route.try_send(RemoveRoute { ip });
+        let _ = links.remove(ip);
         let reason = "a fault in LANrage; starting it again".to_owned();
         let event = Event::PeerDisconnected { peer: peer.spec.name.clone(), virtual_ip: ip, reason };
         // The log above has it too.
@@ -236,7 +261,7 @@ impl PeerSupervisor {
     fn update(&mut self, node: NodeId, ctx: &mut Context<Self>) {
         let (Some(peer), Some(own_ip)) = (self.peers.get(&node), self.own_ip) else { return };
         let Some(addr) = &peer.addr else { return };
-        if let Err(SendError::Full(_)) = addr.try_send(Update { own_ip, spec: peer.spec.clone() }) {
+        if let Err(SendError::Full(_)) = addr.try_send(Update { own_ip, range: self.range, spec: peer.spec.clone() }) {
             ctx.run_later(RETRY, move |actor, ctx| actor.update(node, ctx));
         }
     }
@@ -400,6 +425,20 @@ impl Handler<SetPeers> for PeerSupervisor {
             }
         }
         self.tell_relays(ctx);
+    }
+}
+
+impl Handler<SetAddress> for PeerSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, SetAddress(address): SetAddress, ctx: &mut Self::Context) {
+        let range = address.map(|address| address.range);
+        if self.range != range {
+            self.range = range;
+            for node in self.peers.keys().copied().collect::<Vec<_>>() {
+                self.update(node, ctx);
+            }
+        }
     }
 }
 

@@ -60,6 +60,7 @@ fn start() -> (Addr<PeerSupervisor>, Log) {
         deliver: recorder.clone().recipient(),
         add_route: recorder.clone().recipient(),
         remove_route: recorder.recipient(),
+        broadcast: None,
         relays: None,
         events: None,
     };

@@ -10,11 +10,12 @@ use actix::{Actor, ActorFuture, AsyncContext, Context, Handler, MessageResult, R
 
 use super::device::{Device, DeviceFactory, OpenRequest, ReadError};
 use super::lifecycle::{Lifecycle, RetryAfter, Step, Why};
-use super::messages::{AddRoute, Address, Deliver, GetTun, RemoveRoute, SetAddress, TunCounters, TunView};
+use super::messages::{AddRoute, Address, BindTun, Deliver, GetTun, RemoveRoute, SetAddress, TunCounters, TunView};
 use super::offload::Incoming;
 use super::routes::{LocalRoute, covering_message, overlaps};
 use super::segment::Segments;
-use super::table::RouteTable;
+use super::table::{Lane, RouteTable};
+use crate::broadcast::messages::FromDevice;
 use crate::peer::messages::Outbound;
 use crate::wire::ip::is_broadcast_or_multicast;
 use crate::wire::{MAX_BATCH_BYTES, PacketBatch};
@@ -55,6 +56,7 @@ pub struct TunActor {
     /// Routes wider than the range that have been told.
     covering: Vec<LocalRoute>,
     routes: RouteTable<Recipient<Outbound>>,
+    broadcast: Lane<Recipient<FromDevice>>,
     counters: TunCounters,
 }
 
@@ -74,6 +76,7 @@ impl TunActor {
             timer: None,
             covering: Vec::new(),
             routes: RouteTable::default(),
+            broadcast: Lane::default(),
             counters: TunCounters::default(),
         }
     }
@@ -149,14 +152,14 @@ impl TunActor {
 
     /// Reads until the device has nothing more or the others must have their turn. `Ready` when the device is gone.
     fn drain(&mut self, ctx: &mut Context<Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
-        let Self { device, routes, counters, lifecycle, .. } = self;
+        let Self { device, routes, broadcast, counters, lifecycle, .. } = self;
         let (Some(device), Some(address)) = (device.as_mut(), lifecycle.address()) else { return Poll::Ready(()) };
         let start = counters.read_bytes;
         let mut lost = None;
         let mut exhausted = true;
         for _ in 0..READS_PER_POLL {
             match device.poll_read(cx) {
-                Poll::Ready(Ok(incoming)) => forward(incoming, address, routes, counters),
+                Poll::Ready(Ok(incoming)) => forward(incoming, address, routes, broadcast, counters),
                 Poll::Ready(Err(ReadError::Malformed)) => counters.dropped_malformed += 1,
                 Poll::Ready(Err(ReadError::Gone(error))) => {
                     lost = Some(error);
@@ -172,6 +175,7 @@ impl TunActor {
             }
         }
         routes.flush(|peer, batch| send(peer, batch, &mut counters.dropped_no_route, &mut counters.dropped_peer_busy));
+        broadcast.flush(|to, batch| shout(to, batch, &mut counters.dropped_broadcast));
         if let Some(error) = lost {
             self.lose(&error, ctx);
             return Poll::Ready(());
@@ -192,6 +196,7 @@ fn forward(
     incoming: Incoming<'_>,
     own: Address,
     routes: &mut RouteTable<Recipient<Outbound>>,
+    broadcast: &mut Lane<Recipient<FromDevice>>,
     counters: &mut TunCounters,
 ) {
     let destination = incoming.packet.destination();
@@ -203,7 +208,9 @@ fn forward(
     counters.read_packets += packets;
     counters.read_bytes += segments.bytes() as u64;
     if is_broadcast_or_multicast(destination, own.range) {
-        counters.dropped_broadcast += packets;
+        if !broadcast.push(segments, |to, batch| shout(to, batch, &mut counters.dropped_broadcast)) {
+            counters.dropped_broadcast += packets;
+        }
         return;
     }
     let TunCounters { dropped_no_route, dropped_peer_busy, .. } = counters;
@@ -219,6 +226,14 @@ fn send(peer: &Recipient<Outbound>, batch: PacketBatch, no_route: &mut u64, busy
         Ok(()) => {}
         Err(SendError::Full(Outbound(batch))) => *busy += batch.len() as u64,
         Err(SendError::Closed(Outbound(batch))) => *no_route += batch.len() as u64,
+    }
+}
+
+fn shout(to: &Recipient<FromDevice>, batch: PacketBatch, dropped: &mut u64) {
+    if let Err(SendError::Full(FromDevice(batch)) | SendError::Closed(FromDevice(batch))) =
+        to.try_send(FromDevice(batch))
+    {
+        *dropped += batch.len() as u64;
     }
 }
 
@@ -278,6 +293,14 @@ impl Handler<SetAddress> for TunActor {
     fn handle(&mut self, SetAddress(address): SetAddress, ctx: &mut Self::Context) {
         let step = self.lifecycle.set_address(address);
         self.apply(step, ctx);
+    }
+}
+
+impl Handler<BindTun> for TunActor {
+    type Result = ();
+
+    fn handle(&mut self, BindTun { broadcast }: BindTun, _ctx: &mut Self::Context) {
+        self.broadcast.bind(broadcast);
     }
 }
 

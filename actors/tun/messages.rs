@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use actix::{Message, Recipient};
 use serde::Serialize;
 
+use crate::broadcast::messages::FromDevice;
 use crate::peer::messages::Outbound;
 use crate::wire::{Ipv4Range, PacketBatch};
 
@@ -47,6 +48,13 @@ pub struct RemoveRoute {
     pub ip: Ipv4Addr,
 }
 
+/// Who carries the broadcasts and multicasts that local programs send on the device; without it they are dropped.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct BindTun {
+    pub broadcast: Recipient<FromDevice>,
+}
+
 /// Ask for the state of the device.
 #[derive(Debug, Message)]
 #[rtype(result = "TunView")]
@@ -85,7 +93,7 @@ pub struct TunCounters {
     pub written_bytes: u64,
     /// Packets to an address that no member has.
     pub dropped_no_route: u64,
-    /// Broadcast and multicast packets (nobody carries them yet).
+    /// Broadcast and multicast packets that BroadcastActor had no room for.
     pub dropped_broadcast: u64,
     /// Not IPv4, or not a well-formed IP packet.
     pub dropped_malformed: u64,

@@ -14,6 +14,42 @@ struct Entry<P> {
     batch: Option<PacketBatch>,
 }
 
+/// One way out for packets whatever their destination, gathered as those of a peer are.
+pub(super) struct Lane<P> {
+    to: Option<P>,
+    batch: Option<PacketBatch>,
+}
+
+impl<P> Default for Lane<P> {
+    fn default() -> Self {
+        Self { to: None, batch: None }
+    }
+}
+
+impl<P> Lane<P> {
+    pub(super) fn bind(&mut self, to: P) {
+        self.to = Some(to);
+    }
+
+    /// As [`RouteTable::push`]; false when it leads nowhere.
+    #[must_use]
+    pub(super) fn push(&mut self, mut segments: Segments<'_>, mut send: impl FnMut(&P, PacketBatch)) -> bool {
+        let Some(to) = &self.to else { return false };
+        while !segments.fill(self.batch.get_or_insert_default()) {
+            if let Some(full) = self.batch.take() {
+                send(to, full);
+            }
+        }
+        true
+    }
+
+    pub(super) fn flush(&mut self, mut send: impl FnMut(&P, PacketBatch)) {
+        if let (Some(to), Some(batch)) = (&self.to, self.batch.take()) {
+            send(to, batch);
+        }
+    }
+}
+
 /// Routes in the order of their addresses. `P` is how a peer is reached.
 pub(super) struct RouteTable<P> {
     entries: Vec<Entry<P>>,

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use lanrage_actors::broadcast::messages::BroadcastView;
 use lanrage_actors::discovery::messages::DiscoveryView;
 use lanrage_actors::nat::messages::NatView;
 use lanrage_actors::party::messages::PartyView;
@@ -32,6 +33,7 @@ pub(super) struct Parts {
     pub(super) tun: Option<TunView>,
     pub(super) nat: Option<NatView>,
     pub(super) discovery: Option<DiscoveryView>,
+    pub(super) broadcast: Option<BroadcastView>,
 }
 
 /// Something that the player should do something about.

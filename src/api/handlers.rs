@@ -7,6 +7,7 @@ use actix::{Message, Recipient};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Json, Path, Query};
+use lanrage_actors::broadcast::messages::GetBroadcast;
 use lanrage_actors::discovery::messages::{BootstrapView, DiscoveryView, GetDiscovery};
 use lanrage_actors::metrics::messages::AwaitEvents;
 use lanrage_actors::nat::messages::GetNat;
@@ -97,17 +98,21 @@ pub(super) async fn doctor(shared: Data<Shared>) -> Answer {
 async fn parts(shared: &Shared) -> (Parts, Vec<Trouble>) {
     let actors = &shared.state.actors;
     let mut problems = Vec::new();
-    let (tun, nat, discovery) = futures::join!(
+    let (tun, nat, discovery, broadcast) = futures::join!(
         ask("network device", &actors.get_tun, GetTun, QUESTION),
         ask("socket", &actors.get_nat, GetNat, QUESTION),
         ask("discovery", &actors.get_discovery, GetDiscovery, QUESTION),
+        ask("broadcast", &actors.get_broadcast, GetBroadcast, QUESTION),
     );
     let mut note = |part, problem: &Problem| problems.push(Trouble { part, message: problem.message.clone() });
     let parts = Parts {
         tun: tun.inspect_err(|problem| note("tun", problem)).ok(),
         nat: nat.inspect_err(|problem| note("nat", problem)).ok(),
         discovery: discovery.inspect_err(|problem| note("discovery", problem)).ok(),
+        broadcast: broadcast.inspect_err(|problem| note("broadcast", problem)).ok(),
     };
+    let lan = parts.broadcast.iter().flat_map(|view| &view.problems);
+    problems.extend(lan.map(|message| Trouble { part: "broadcast", message: message.clone() }));
     if let Some(message) = parts.tun.as_ref().and_then(|tun| tun.problem.clone()) {
         problems.push(Trouble { part: "tun", message });
     }
@@ -131,6 +136,10 @@ fn unreached(view: &DiscoveryView) -> Option<String> {
 
 pub(super) async fn peers(shared: Data<Shared>) -> Answer {
     Ok(HttpResponse::Ok().json(ask("peer", &shared.state.actors.get_peers, GetPeers, QUESTION).await?))
+}
+
+pub(super) async fn broadcast(shared: Data<Shared>) -> Answer {
+    Ok(HttpResponse::Ok().json(ask("broadcast", &shared.state.actors.get_broadcast, GetBroadcast, QUESTION).await?))
 }
 
 pub(super) async fn party(shared: Data<Shared>) -> Answer {

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use actix::Recipient;
+use lanrage_actors::broadcast::messages::GetBroadcast;
 use lanrage_actors::discovery::messages::GetDiscovery;
 use lanrage_actors::metrics::messages::AwaitEvents;
 use lanrage_actors::nat::messages::GetNat;
@@ -55,6 +56,7 @@ pub struct Actors {
     pub get_tun: Recipient<GetTun>,
     pub get_nat: Recipient<GetNat>,
     pub get_discovery: Recipient<GetDiscovery>,
+    pub get_broadcast: Recipient<GetBroadcast>,
 }
 
 impl std::fmt::Debug for Actors {

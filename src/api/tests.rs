@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
+use lanrage_actors::broadcast::messages::{BroadcastView, GetBroadcast};
 use lanrage_actors::discovery::messages::{BootstrapView, DiscoveryView};
 use lanrage_actors::metrics::messages::{Event, EventsView, Recorded};
 use lanrage_actors::nat::messages::{NatCounters, NatReport, NatView};
@@ -101,6 +102,7 @@ views! {
         problem: Some("CAP_NET_ADMIN is missing".into()), counters: TunCounters::default(),
     };
     GetNat: |_fake| NatView { listen_port: 41641, contact: Contact::default(), report: NatReport::default(), counters: NatCounters::default() };
+    GetBroadcast: |_fake| BroadcastView { members: 1, ..BroadcastView::default() };
     GetDiscovery: |_fake| DiscoveryView {
         bootstrap: vec![BootstrapView { addr: "/ip4/192.0.2.1".into(), reached: false, last_error: Some("no route".into()) }],
         reachability: "unknown", ..DiscoveryView::default()
@@ -171,6 +173,7 @@ fn actors(fake: &actix::Addr<Fake>) -> Actors {
         get_tun: fake.clone().recipient(),
         get_nat: fake.clone().recipient(),
         get_discovery: fake.clone().recipient(),
+        get_broadcast: fake.clone().recipient(),
     }
 }
 

@@ -7,6 +7,9 @@ use std::time::Duration;
 use actix::prelude::*;
 use ed25519_dalek::SigningKey;
 use futures::channel::oneshot;
+use lanrage_actors::broadcast::actor::BroadcastActor;
+use lanrage_actors::broadcast::machine::Settings as BroadcastSettings;
+use lanrage_actors::broadcast::messages::BindBroadcast;
 use lanrage_actors::discovery::{self, BindDataStreams, BindDiscovery, DiscoveryActor, DiscoveryConfig};
 use lanrage_actors::metrics::MetricsActor;
 use lanrage_actors::nat::machine::NatSettings;
@@ -23,7 +26,7 @@ use lanrage_actors::store::messages::StoredParty;
 use lanrage_actors::store::{Identity, Store, StoreActor};
 use lanrage_actors::tun::actor::{TunActor, TunConfig};
 use lanrage_actors::tun::linux::LinuxFactory;
-use lanrage_actors::tun::messages::SetAddress;
+use lanrage_actors::tun::messages::{BindTun, SetAddress};
 use lanrage_actors::wire::{Ipv4Range, LocalSocket, NodeId};
 
 use crate::api;
@@ -66,6 +69,7 @@ pub(super) struct Node {
     peers: Addr<PeerSupervisor>,
     discovery: Addr<DiscoveryActor>,
     relay: Addr<RelayActor>,
+    broadcast: Addr<BroadcastActor>,
     metrics: Addr<MetricsActor>,
     arbiters: [Arbiter; 3],
 }
@@ -221,9 +225,11 @@ impl Node {
         let nat = data_socket(&data_path, data.sockets, data.tun, data.nat, identity.wireguard).await?;
         let relay = relay(&data_path, identity)?;
         let metrics = MetricsActor::start_in_arbiter(&control.handle(), |_| MetricsActor::default());
+        let settings = BroadcastSettings { mtu: data.mtu };
+        let broadcast = BroadcastActor::start_in_arbiter(&data_path.handle(), move |_| BroadcastActor::new(settings));
 
         let arbiters = [data_path, control, disk];
-        let node = Self { id, party, tun, nat, peers, discovery, relay, metrics, arbiters };
+        let node = Self { id, party, tun, nat, peers, discovery, relay, metrics, broadcast, arbiters };
         node.connect(store).await.map_err(|error| format!("the parts of LANrage could not be connected: {error}"))?;
         know_relays(node.relay.clone(), relay_servers);
         Ok(node)
@@ -238,6 +244,11 @@ impl Node {
                 deliver: self.tun.clone().recipient(),
                 add_route: self.tun.clone().recipient(),
                 remove_route: self.tun.clone().recipient(),
+                broadcast: Some(peer::Broadcast {
+                    from_member: self.broadcast.clone().recipient(),
+                    add_route: self.broadcast.clone().recipient(),
+                    remove_route: self.broadcast.clone().recipient(),
+                }),
                 relays: Some(peer::Relays {
                     forget: self.relay.clone().recipient(),
                     know: self.relay.clone().recipient(),
@@ -246,6 +257,8 @@ impl Node {
                 events: Some(self.metrics.clone().recipient()),
             }))
             .await?;
+        self.tun.send(BindTun { broadcast: self.broadcast.clone().recipient() }).await?;
+        self.broadcast.send(BindBroadcast { deliver: self.tun.clone().recipient(), heard: None }).await?;
         self.peers.send(BindPunch(self.nat.clone().recipient())).await?;
         bind_data_streams(&self.discovery, &self.nat).await?;
         bind_relay(&self.relay, &self.nat).await?;
@@ -272,6 +285,8 @@ impl Node {
                 set_peers: self.peers.clone().recipient(),
                 set_address: vec![
                     self.tun.clone().recipient(),
+                    self.peers.clone().recipient(),
+                    self.broadcast.clone().recipient(),
                     self.nat.clone().recipient(),
                     self.discovery.clone().recipient(),
                 ],
@@ -297,6 +312,7 @@ impl Node {
             get_tun: self.tun.clone().recipient(),
             get_nat: self.nat.clone().recipient(),
             get_discovery: self.discovery.clone().recipient(),
+            get_broadcast: self.broadcast.clone().recipient(),
         }
     }
 

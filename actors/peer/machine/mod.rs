@@ -24,8 +24,10 @@ use super::tunnel::{Decapsulated, MAX_CONTROL, OVERHEAD, Tunnel};
 use redundant::Redundant;
 
 use super::way::{Way, append, append_message};
-use crate::wire::ip::Ipv4Packet;
-use crate::wire::{Contact, DatagramBatch, Endpoint, LocalNetworks, NodeId, PacketBatch, TransmitBatch, WgPublicKey};
+use crate::wire::ip::{Ipv4Packet, is_broadcast_or_multicast};
+use crate::wire::{
+    Contact, DatagramBatch, Endpoint, Ipv4Range, LocalNetworks, NodeId, PacketBatch, TransmitBatch, WgPublicKey,
+};
 
 /// What this machine is to its peers.
 #[derive(Clone)]
@@ -59,6 +61,8 @@ pub struct Outputs {
     pub transmits: Vec<TransmitBatch>,
     /// For the virtual device.
     pub deliver: Option<PacketBatch>,
+    /// Broadcasts and multicasts of the member.
+    pub broadcast: Option<PacketBatch>,
     pub pings: Vec<(PingId, Result<Duration, PingError>)>,
     pub events: Vec<PeerEvent>,
     /// In this order, for whoever has the sockets.
@@ -90,6 +94,8 @@ impl std::fmt::Display for Disconnect {
 #[derive(Debug)]
 pub struct PeerMachine {
     own_ip: Ipv4Addr,
+    /// Of the party, for its broadcast address.
+    range: Option<Ipv4Range>,
     spec: PeerSpec,
     /// How this machine can be reached, for offers.
     own_contact: Contact,
@@ -139,6 +145,7 @@ impl PeerMachine {
             echoes: Echoes::new(rng.random()),
             pings_seen: ReplayWindow::default(),
             own_ip,
+            range: None,
             own_contact: Contact::default(),
             peer_contact: spec.contact.clone(),
             spec,
@@ -165,6 +172,11 @@ impl PeerMachine {
         self.own_contact = contact;
         self.paths.set_networks(&self.networks, self.own_contact.nat.udp_blocked || self.peer_contact.nat.udp_blocked);
         self
+    }
+
+    /// The party's range: broadcasts to it are accepted from now on.
+    pub fn set_range(&mut self, range: Option<Ipv4Range>) {
+        self.range = range;
     }
 
     #[must_use]
@@ -264,17 +276,25 @@ impl PeerMachine {
             self.counters.dropped_busy += 1;
             return;
         }
-        let transmits = &mut out.transmits;
+        let (transmits, broadcast) = (&mut out.transmits, &mut out.broadcast);
         let paths = &self.paths;
         deliver.push_with(room, |slot| {
             outcome = self.tunnel.decapsulate(now, datagram, slot);
             match outcome {
                 Decapsulated::Packet(len) => {
                     let packet = &slot[..len];
-                    kept = accept(packet, self.spec.virtual_ip, self.own_ip, &mut self.counters);
-                    if kept {
-                        self.rx_bytes += len as u64;
-                        kept = !self.echoes.is_waiting() || !self.echoes.on_packet(now, packet);
+                    match accept(packet, self.spec.virtual_ip, self.own_ip, self.range, &mut self.counters) {
+                        Some(Audience::Own) => {
+                            self.rx_bytes += len as u64;
+                            kept = !self.echoes.is_waiting() || !self.echoes.on_packet(now, packet);
+                        }
+                        Some(Audience::All) => {
+                            self.rx_bytes += len as u64;
+                            if !broadcast.get_or_insert_default().push(packet) {
+                                self.counters.dropped_busy += 1;
+                            }
+                        }
+                        None => {}
                     }
                     kept.then_some(len)
                 }
@@ -402,15 +422,31 @@ impl PeerMachine {
     }
 }
 
-/// Only from the member's own virtual IP, only to this machine's.
-fn accept(packet: &[u8], peer_ip: Ipv4Addr, own_ip: Ipv4Addr, counters: &mut PeerCounters) -> bool {
+/// Whom a packet out of the tunnel is for.
+enum Audience {
+    Own,
+    /// A broadcast or multicast.
+    All,
+}
+
+/// Only from the member's own virtual IP, only to this machine's or to all of the party.
+fn accept(
+    packet: &[u8],
+    peer_ip: Ipv4Addr,
+    own_ip: Ipv4Addr,
+    range: Option<Ipv4Range>,
+    counters: &mut PeerCounters,
+) -> Option<Audience> {
     match Ipv4Packet::parse(packet) {
         Ok(packet) if packet.source() != peer_ip => counters.dropped_spoofed += 1,
-        Ok(packet) if packet.destination() != own_ip => counters.dropped_misdirected += 1,
-        Ok(_) => return true,
+        Ok(packet) if packet.destination() == own_ip => return Some(Audience::Own),
+        Ok(packet) if range.is_some_and(|range| is_broadcast_or_multicast(packet.destination(), range)) => {
+            return Some(Audience::All);
+        }
+        Ok(_) => counters.dropped_misdirected += 1,
         Err(_) => counters.dropped_spoofed += 1,
     }
-    false
+    None
 }
 
 #[cfg(test)]

@@ -152,6 +152,7 @@ impl Machine {
             deliver: tun.clone().recipient(),
             add_route: tun.clone().recipient(),
             remove_route: tun.clone().recipient(),
+            broadcast: None,
             relays: None,
             events: None,
         };

@@ -1,0 +1,3 @@
+//! The games that members host.
+
+pub mod messages;
