@@ -223,8 +223,7 @@ mod tests {
     }
 
     fn parse(packet: &[u8], checksum: Checksum) -> Result<Datagram<'_>, DatagramError> {
-        let packet = Ipv4Packet::parse(packet).expect("an IPv4 packet");
-        Datagram::parse(&packet, checksum)
+        Datagram::parse(&Ipv4Packet::parse(packet).map_err(|_| DatagramError::HeaderChecksum)?, checksum)
     }
 
     #[test]
