@@ -6,6 +6,7 @@
 pub mod broadcast;
 pub mod browser;
 pub mod discovery;
+pub mod game_watch;
 pub mod metrics;
 pub mod nat;
 pub mod party;

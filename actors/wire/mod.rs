@@ -7,6 +7,7 @@ pub mod icmp;
 mod ids;
 pub mod ip;
 mod networks;
+mod protocol;
 
 pub use batch::{DatagramBatch, MAX_BATCH_BYTES, MAX_BATCH_PACKETS, PacketBatch, TransmitBatch, idle_bytes};
 pub use contact::{
@@ -16,3 +17,4 @@ pub use contact::{
 pub use endpoint::{Endpoint, LocalSocket, is_stream, stream_addr, stream_id};
 pub use ids::{IdError, Ipv4Range, NodeId, PartyId, RangeError, WgPublicKey};
 pub use networks::LocalNetworks;
+pub use protocol::IpProtocol;

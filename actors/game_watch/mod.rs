@@ -1,0 +1,3 @@
+//! Games: what is known about each (profiles), and which of them run.
+
+pub mod profile;
