@@ -140,7 +140,7 @@ impl<'a, 't> Field<'a, 't> {
                 .ok_or_else(|| format!("{} is no port; ports go from 1 to 65535", shortened(number.as_str()))),
             DeValue::String(text) if text.len() <= 11 => text.parse(),
             DeValue::String(text) => Err(format!("`{}` is no port", shortened(text))),
-            _ => {
+            DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
                 self.needs("a port like 27960 or \"27960-27963\"");
                 return None;
             }
