@@ -65,7 +65,7 @@ install_what_is_missing() {
     # program:package
     local wanted=(
         ip:iproute2 ss:iproute2 tc:iproute2 nft:nftables conntrack:conntrack ping:iputils-ping setpriv:util-linux setcap:libcap2-bin socat:socat iperf3:iperf3
-        miniupnpd:miniupnpd-nftables chocolate-server:chocolate-doom chocolate-doom:chocolate-doom cc:gcc ld:binutils
+        miniupnpd:miniupnpd-nftables slirp4netns:slirp4netns freeciv-server:freeciv-server chocolate-server:chocolate-doom chocolate-doom:chocolate-doom cc:gcc ld:binutils
     )
     local missing=() entry
     for entry in "${wanted[@]}"; do

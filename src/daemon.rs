@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::api;
 use crate::cli::print;
 use crate::config::{Config, RelayConfig};
+use crate::play::Sessions;
 use crate::system;
 use wiring::{Data, NatData, Node};
 
@@ -95,6 +96,12 @@ async fn run_node(config: Config) -> Result<(), String> {
     let node = Node::start(data, &identity).await?;
     drop(identity);
 
+    let sessions = Sessions::start(&config.data_dir, node.tun.clone(), node.party.clone());
+    if let Err(error) = &sessions {
+        notices.push(format!("`lanrage play` will not work: {error}"));
+        print::notice(&format!("`lanrage play` will not work: {error}"));
+    }
+
     let facts = api::Facts {
         peer_id: node.id.to_string(),
         name: config.name.clone(),
@@ -117,6 +124,7 @@ async fn run_node(config: Config) -> Result<(), String> {
         End::Stop => "stopping",
         End::Restart(_) => "LANrage has been given the right to make its network device; restarting",
     });
+    drop(sessions);
     running.stop().await;
     node.stop(GOODBYE).await;
     match end {

@@ -12,6 +12,7 @@ use super::device::{Device, DeviceFactory, OpenRequest, ReadError};
 use super::lifecycle::{Lifecycle, RetryAfter, Step, Why};
 use super::messages::{AddRoute, Address, BindTun, Deliver, GetTun, RemoveRoute, SetAddress, TunCounters, TunView};
 use super::offload::Incoming;
+use super::play::{Side, Sides};
 use super::routes::{LocalRoute, covering_message, overlaps};
 use super::segment::Segments;
 use super::table::{Lane, RouteTable};
@@ -47,8 +48,8 @@ impl Default for TunConfig {
 
 pub struct TunActor {
     config: TunConfig,
-    factory: Box<dyn DeviceFactory>,
-    lifecycle: Lifecycle,
+    pub(super) factory: Box<dyn DeviceFactory>,
+    pub(super) lifecycle: Lifecycle,
     device: Option<Box<dyn Device>>,
     /// Counts the devices opened, so that the read loop of one that is closed ends.
     generation: u64,
@@ -58,6 +59,7 @@ pub struct TunActor {
     routes: RouteTable<Recipient<Outbound>>,
     broadcast: Lane<Recipient<FromDevice>>,
     counters: TunCounters,
+    pub(super) sides: Sides,
 }
 
 impl TunActor {
@@ -78,6 +80,7 @@ impl TunActor {
             routes: RouteTable::default(),
             broadcast: Lane::default(),
             counters: TunCounters::default(),
+            sides: Sides::default(),
         }
     }
 
@@ -127,6 +130,23 @@ impl TunActor {
         }
     }
 
+    /// Writes to the system's device.
+    pub(super) fn write(&mut self, batch: &PacketBatch, ctx: &mut Context<Self>) {
+        let Some(device) = &mut self.device else {
+            self.counters.dropped_write_failed += batch.len() as u64;
+            return;
+        };
+        let report = device.write_batch(batch);
+        self.counters.written_packets += report.packets;
+        self.counters.written_bytes += report.bytes;
+        self.counters.dropped_malformed += report.malformed;
+        // What comes after the end of the device is refused as well.
+        self.counters.dropped_write_failed += (batch.len() as u64).saturating_sub(report.packets + report.malformed);
+        if let Some(why) = report.gone {
+            self.lose(&why, ctx);
+        }
+    }
+
     fn lose(&mut self, why: &std::io::Error, ctx: &mut Context<Self>) {
         self.device = None;
         self.lifecycle.lost(now(), &self.config.name, why);
@@ -150,16 +170,31 @@ impl TunActor {
         });
     }
 
-    /// Reads until the device has nothing more or the others must have their turn. `Ready` when the device is gone.
-    fn drain(&mut self, ctx: &mut Context<Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
-        let Self { device, routes, broadcast, counters, lifecycle, .. } = self;
-        let (Some(device), Some(address)) = (device.as_mut(), lifecycle.address()) else { return Poll::Ready(()) };
+    /// Reads until the device of `side` has nothing more or the others must have their turn. `Ready` when it is gone.
+    pub(super) fn drain(&mut self, side: Side, ctx: &mut Context<Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let Self { device, routes, broadcast, counters, lifecycle, sides, .. } = self;
+        let Sides { plays, owners, .. } = sides;
+        // Who sends what is of interest only while there is more than one.
+        let mut learn = (!plays.is_empty()).then(|| (owners, now()));
+        let play = plays.iter_mut().find(|play| Side::Play(play.id) == side);
+        let (device, play_counters) = match play {
+            Some(play) => (Some(&mut play.device), Some(&mut play.counters)),
+            None if side == Side::System => (device.as_mut(), None),
+            None => (None, None),
+        };
+        let (Some(device), Some(address)) = (device, lifecycle.address()) else { return Poll::Ready(()) };
+        let packets = counters.read_packets;
         let start = counters.read_bytes;
         let mut lost = None;
         let mut exhausted = true;
         for _ in 0..READS_PER_POLL {
             match device.poll_read(cx) {
-                Poll::Ready(Ok(incoming)) => forward(incoming, address, routes, broadcast, counters),
+                Poll::Ready(Ok(incoming)) => {
+                    if let Some((owners, now)) = &mut learn {
+                        owners.sent(&incoming.packet, side, *now);
+                    }
+                    forward(incoming, address, routes, broadcast, counters);
+                }
                 Poll::Ready(Err(ReadError::Malformed)) => counters.dropped_malformed += 1,
                 Poll::Ready(Err(ReadError::Gone(error))) => {
                     lost = Some(error);
@@ -176,8 +211,14 @@ impl TunActor {
         }
         routes.flush(|peer, batch| send(peer, batch, &mut counters.dropped_no_route, &mut counters.dropped_peer_busy));
         broadcast.flush(|to, batch| shout(to, batch, &mut counters.dropped_broadcast));
+        if let Some(of_play) = play_counters {
+            of_play.read_packets += counters.read_packets - packets;
+        }
         if let Some(error) = lost {
-            self.lose(&error, ctx);
+            match side {
+                Side::Play(id) => self.lose_play(id, &error),
+                Side::System | Side::All => self.lose(&error, ctx),
+            }
             return Poll::Ready(());
         }
         if exhausted {
@@ -251,7 +292,7 @@ impl ActorFuture<TunActor> for ReadLoop {
         ctx: &mut Context<TunActor>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        if self.generation == actor.generation { actor.drain(ctx, task) } else { Poll::Ready(()) }
+        if self.generation == actor.generation { actor.drain(Side::System, ctx, task) } else { Poll::Ready(()) }
     }
 }
 
@@ -264,6 +305,7 @@ impl Actor for TunActor {
 
     fn stopped(&mut self, _ctx: &mut Self::Context) {
         self.device = None;
+        self.sides.clear();
     }
 }
 
@@ -271,18 +313,10 @@ impl Handler<Deliver> for TunActor {
     type Result = ();
 
     fn handle(&mut self, Deliver(batch): Deliver, ctx: &mut Self::Context) {
-        let Some(device) = &mut self.device else {
-            self.counters.dropped_write_failed += batch.len() as u64;
-            return;
-        };
-        let report = device.write_batch(&batch);
-        self.counters.written_packets += report.packets;
-        self.counters.written_bytes += report.bytes;
-        self.counters.dropped_malformed += report.malformed;
-        // What comes after the end of the device is refused as well.
-        self.counters.dropped_write_failed += (batch.len() as u64).saturating_sub(report.packets + report.malformed);
-        if let Some(why) = report.gone {
-            self.lose(&why, ctx);
+        if self.sides.is_empty() {
+            self.write(&batch, ctx);
+        } else {
+            self.deliver_to_sides(&batch, now(), ctx);
         }
     }
 }
@@ -291,6 +325,10 @@ impl Handler<SetAddress> for TunActor {
     type Result = ();
 
     fn handle(&mut self, SetAddress(address): SetAddress, ctx: &mut Self::Context) {
+        if self.lifecycle.address() != address {
+            // Their devices have the old one.
+            self.sides.clear();
+        }
         let step = self.lifecycle.set_address(address);
         self.apply(step, ctx);
     }
@@ -332,6 +370,7 @@ impl Handler<GetTun> for TunActor {
             state: self.lifecycle.state(),
             problem: self.lifecycle.problem().map(str::to_owned),
             counters: self.counters,
+            plays: self.sides.view(),
         })
     }
 }

@@ -2,6 +2,7 @@
 //! simulation.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 
 use super::messages::Address;
@@ -23,6 +24,15 @@ pub trait DeviceFactory: Send {
     /// # Errors
     /// See [`OpenError`].
     fn open(&self, request: &OpenRequest<'_>) -> Result<Box<dyn Device>, OpenError>;
+
+    /// Takes a device that another process made in another network namespace.
+    ///
+    /// # Errors
+    /// When it is none, or this system has no such thing.
+    fn adopt(&self, device: OwnedFd) -> Result<Box<dyn Device>, OpenError> {
+        drop(device);
+        Err(OpenError::System { step: "take it over", source: io::ErrorKind::Unsupported.into() })
+    }
 
     /// The IPv4 routes of this machine, for the check whether the party's range is free.
     ///

@@ -19,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::coalesce::{Coalescing, Run, RunKind, WritePlan};
 use super::device::{Device, DeviceFactory, OpenError, OpenRequest, ReadError, WriteReport};
+use super::namespace;
 use super::offload::{ETHERNET_LEN, Incoming, MAX_FRAME, VIRTIO_LEN};
 use super::routes::{LocalRoute, parse_proc_net_route};
 use crate::wire::{MAX_BATCH_PACKETS, PacketBatch};
@@ -38,11 +39,58 @@ impl DeviceFactory for LinuxFactory {
         Ok(Box::new(LinuxDevice::open(request)?))
     }
 
+    fn adopt(&self, device: OwnedFd) -> Result<Box<dyn Device>, OpenError> {
+        let made = namespace::linux::inspect(device)?;
+        Ok(Box::new(LinuxDevice::watch(made)?))
+    }
+
     fn local_routes(&self) -> io::Result<Vec<LocalRoute>> {
         // Of this thread, because /proc/net is the network namespace of the process's first thread.
         let text =
             fs::read_to_string("/proc/thread-self/net/route").or_else(|_| fs::read_to_string("/proc/net/route"))?;
         Ok(parse_proc_net_route(&text))
+    }
+}
+
+/// A device that is up and that nobody reads yet. The kernel removes it when this is dropped.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) fd: OwnedFd,
+    pub(super) mac: [u8; 6],
+    /// Whether UDP segmentation can be tried.
+    pub(super) uso: bool,
+}
+
+impl Made {
+    /// In the network namespace of this thread.
+    pub(super) fn new(request: &OpenRequest<'_>) -> Result<Self, OpenError> {
+        let OpenRequest { name, mtu, address } = *request;
+        if !usable_name(name) {
+            return Err(OpenError::BadName);
+        }
+        let mut config = Configuration::default();
+        config.tun_name(name).layer(Layer::L2).platform_config(|platform| {
+            // Its order of setting up is not ours: nothing may be sent before ARP and IPv6 are off.
+            platform.vnet_hdr(true).ensure_root_privileges(false);
+        });
+        let mut device = ::tun::create(&config).map_err(|error| refused(error.into()))?;
+        let fd = device.as_raw_fd();
+        let offloads = set_up_offloads(fd)?;
+
+        let at = |step: &'static str| move |error: ::tun::Error| OpenError::System { step, source: error.into() };
+        write_sysctl("ipv6", name, "disable_ipv6", "1");
+        write_sysctl("ipv4", name, "rp_filter", reverse_path_filter());
+        device.set_mtu(mtu).map_err(at("set the MTU"))?;
+        device.set_address(address.ip.into()).map_err(at("set the address"))?;
+        device.set_netmask(address.range.netmask().into()).map_err(at("set the netmask"))?;
+        device.set_broadcast(address.range.broadcast().into()).map_err(at("set the broadcast address"))?;
+        let interface = Interface::new(name).map_err(|source| OpenError::System { step: "open a socket", source })?;
+        let mac = interface.mac().map_err(|source| OpenError::System { step: "read the link address", source })?;
+        interface.bring_up().map_err(|source| OpenError::System { step: "bring it up", source })?;
+        device.set_nonblock().map_err(|source| OpenError::System { step: "make it non-blocking", source })?;
+        // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor, which is taken here once.
+        let fd = unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) };
+        Ok(Self { fd, mac, uso: offloads & libc::TUN_F_USO4 != 0 })
     }
 }
 
@@ -77,33 +125,12 @@ impl LinuxDevice {
     /// # Errors
     /// See [`OpenError`]; nothing is left behind.
     pub fn open(request: &OpenRequest<'_>) -> Result<Self, OpenError> {
-        let OpenRequest { name, mtu, address } = *request;
-        if !usable_name(name) {
-            return Err(OpenError::BadName);
-        }
-        let mut config = Configuration::default();
-        config.tun_name(name).layer(Layer::L2).platform_config(|platform| {
-            // Its order of setting up is not ours: nothing may be sent before ARP and IPv6 are off.
-            platform.vnet_hdr(true).ensure_root_privileges(false);
-        });
-        let mut device = ::tun::create(&config).map_err(|error| refused(error.into()))?;
-        let fd = device.as_raw_fd();
-        let offloads = set_up_offloads(fd)?;
+        Self::watch(Made::new(request)?)
+    }
 
-        let at = |step: &'static str| move |error: ::tun::Error| OpenError::System { step, source: error.into() };
-        write_sysctl("ipv6", name, "disable_ipv6", "1");
-        write_sysctl("ipv4", name, "rp_filter", reverse_path_filter());
-        device.set_mtu(mtu).map_err(at("set the MTU"))?;
-        device.set_address(address.ip.into()).map_err(at("set the address"))?;
-        device.set_netmask(address.range.netmask().into()).map_err(at("set the netmask"))?;
-        device.set_broadcast(address.range.broadcast().into()).map_err(at("set the broadcast address"))?;
-        let interface = Interface::new(name).map_err(|source| OpenError::System { step: "open a socket", source })?;
-        let mac = interface.mac().map_err(|source| OpenError::System { step: "read the link address", source })?;
-        interface.bring_up().map_err(|source| OpenError::System { step: "bring it up", source })?;
-
-        device.set_nonblock().map_err(|source| OpenError::System { step: "make it non-blocking", source })?;
-        // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor, which is taken here once.
-        let file = File::from(unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) });
+    fn watch(made: Made) -> Result<Self, OpenError> {
+        let Made { fd, mac, uso } = made;
+        let file = File::from(fd);
         // SAFETY: the file owns its descriptor, gives out the same one always, and is never taken out of the `AsyncFd`.
         let file = unsafe { AsyncFd::register_with_interest(file, Interest::READABLE | Interest::ERROR) }
             .map_err(|error| OpenError::System { step: "watch it", source: error.into() })?;
@@ -120,7 +147,7 @@ impl LinuxDevice {
             ethernet,
             plan: WritePlan::default(),
             // A kernel that knows USO on the way out takes it on the way in as well (both came with Linux 6.2).
-            udp_runs: if offloads & libc::TUN_F_USO4 == 0 { UdpRuns::Refused } else { UdpRuns::Untried },
+            udp_runs: if uso { UdpRuns::Untried } else { UdpRuns::Refused },
         })
     }
 }
@@ -267,19 +294,19 @@ fn reverse_path_filter() -> &'static str {
     if all.is_ok_and(|text| text.trim() == "0") { "0" } else { "2" }
 }
 
-fn check(result: libc::c_int) -> io::Result<()> {
+pub(super) fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// A socket to ask the kernel about the interface.
-struct Interface {
-    socket: socket2::Socket,
+pub(super) struct Interface {
+    pub(super) socket: socket2::Socket,
     request: libc::ifreq,
 }
 
 impl Interface {
     /// `name` must be a usable one.
-    fn new(name: &str) -> io::Result<Self> {
+    pub(super) fn new(name: &str) -> io::Result<Self> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
         // SAFETY: an `ifreq` is plain data for which all zeros are valid.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -308,16 +335,18 @@ impl Interface {
     }
 
     fn bring_up(&self) -> io::Result<()> {
+        // ARP goes first: with one call for both, the kernel could ask for a neighbour in between.
+        self.add_flags(libc::IFF_NOARP | libc::IFF_MULTICAST)?;
+        self.add_flags(libc::IFF_UP)
+    }
+
+    pub(super) fn add_flags(&self, more: libc::c_int) -> io::Result<()> {
         let mut request = self.request;
         self.call(&mut request, libc::SIOCGIFFLAGS)?;
         // SAFETY: SIOCGIFFLAGS fills `ifru_flags`.
         let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
-        // ARP goes first: with one call for both, the kernel could ask for a neighbour in between.
-        for more in [libc::IFF_NOARP | libc::IFF_MULTICAST, libc::IFF_NOARP | libc::IFF_MULTICAST | libc::IFF_UP] {
-            request.ifr_ifru.ifru_flags = (flags | more) as libc::c_short;
-            self.call(&mut request, libc::SIOCSIFFLAGS)?;
-        }
-        Ok(())
+        request.ifr_ifru.ifru_flags = (flags | more) as libc::c_short;
+        self.call(&mut request, libc::SIOCSIFFLAGS)
     }
 }
 

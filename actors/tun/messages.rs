@@ -2,8 +2,10 @@
 #![allow(missing_debug_implementations, reason = "actix recipients have no Debug")]
 
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 
 use actix::{Message, Recipient};
+use futures::channel::oneshot;
 use serde::Serialize;
 
 use crate::broadcast::messages::FromDevice;
@@ -82,6 +84,8 @@ pub struct TunView {
     /// What is wrong and what to do, when `state` is a problem.
     pub problem: Option<String>,
     pub counters: TunCounters,
+    /// Programs with a network namespace of their own (`lanrage play`).
+    pub plays: Vec<PlayView>,
 }
 
 /// Packets since start.
@@ -101,4 +105,69 @@ pub struct TunCounters {
     pub dropped_peer_busy: u64,
     /// The device refused a write.
     pub dropped_write_failed: u64,
+}
+
+/// A network namespace that shares the virtual IP. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PlayId(pub u64);
+
+/// Take this device of another network namespace: it has the same address as the system's.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Attached, AttachError>")]
+pub struct AttachPlay {
+    /// A TAP with the virtio-net header, set up like the system's.
+    pub device: OwnedFd,
+    /// What it was set up with.
+    pub address: Address,
+    /// The program that asked for it.
+    pub pid: u32,
+    /// Id of the game's profile, where the player named it.
+    pub game: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct Attached {
+    pub id: PlayId,
+    /// Cancelled when the device is dropped here: the address changed, or the device is gone.
+    pub ended: oneshot::Receiver<()>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AttachError {
+    #[error("the virtual IP has changed meanwhile; try again")]
+    Moved,
+    #[error("too many programs with a network of their own; end one first")]
+    TooMany,
+    #[error("the device is not usable: {0}")]
+    Refused(String),
+}
+
+/// The namespace has ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct DetachPlay(pub PlayId);
+
+/// The ports that programs in the namespace listen on, all of them; at most 1,024 of each count.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct PlayPorts {
+    pub id: PlayId,
+    pub udp: Vec<u16>,
+    pub tcp: Vec<u16>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PlayView {
+    pub pid: u32,
+    pub game: Option<String>,
+    pub counters: PlayCounters,
+}
+
+/// Packets of one namespace; those that it sent count in [`TunCounters`] too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PlayCounters {
+    pub read_packets: u64,
+    pub written_packets: u64,
+    /// Its device refused them.
+    pub dropped: u64,
 }

@@ -7,7 +7,10 @@ mod lifecycle;
 #[cfg(target_os = "linux")]
 pub mod linux;
 pub mod messages;
+#[cfg(target_os = "linux")]
+pub mod namespace;
 pub mod offload;
+mod play;
 pub mod routes;
 pub mod segment;
 mod table;

@@ -99,7 +99,7 @@ views! {
     GetPeers: |fake| if fake.in_party { vec![peer_view()] } else { Vec::new() };
     GetTun: |_fake| TunView {
         name: "lanrage0".into(), mtu: 1360, state: TunState::NoPermission,
-        problem: Some("CAP_NET_ADMIN is missing".into()), counters: TunCounters::default(),
+        problem: Some("CAP_NET_ADMIN is missing".into()), counters: TunCounters::default(), plays: Vec::new(),
     };
     GetNat: |_fake| NatView { listen_port: 41641, contact: Contact::default(), report: NatReport::default(), counters: NatCounters::default() };
     GetBroadcast: |_fake| BroadcastView { members: 1, ..BroadcastView::default() };

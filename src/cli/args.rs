@@ -1,5 +1,6 @@
 //! Commands and flags, with the help that players read.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -55,6 +56,20 @@ pub(super) enum Command {
         after_help = "Examples:\n  lanrage redundancy bob on     always\n  lanrage redundancy bob auto   when packets are being lost (as at the start)\nIt holds until LANrage ends."
     )]
     Redundancy(RedundancyArgs),
+    /// Run a game in a network of its own that has only the party in it (Linux)
+    #[command(
+        after_help = "For games that tell others their own address or name, or that take the first network they find.\nNeeds no root. It all goes away when the game ends, and its exit code is passed on.\nOther programs of this computer are not reached from inside: start server and game together, like: lanrage play -- sh -c 'server & game'\n\nExamples:\n  lanrage play -- quakespasm -listen 8\n  lanrage play --name-is-address -- freeciv-server\n  lanrage play --internet -- steam"
+    )]
+    Play(PlayArgs),
+    #[command(hide = true)]
+    /// The second half of `play`, which starts it
+    PlayInside {
+        /// Descriptor of the socket to the first half
+        control: i32,
+        /// The game and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// Run a public helper node without a party, on a server that everybody can reach
     #[command(
         after_help = "Example:\n  lanrage relay --public-ip 203.0.113.5\nIt prints its addresses; players use one with: lanrage up --bootstrap ADDRESS"
@@ -67,6 +82,28 @@ pub(super) enum Command {
         after_help = "Examples:\n  lanrage netcheck\n  lanrage netcheck --server stun.example.org:3478   ask other servers"
     )]
     Netcheck(NetcheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlayArgs {
+    /// Id of the game's profile, for games that are not recognised by their program
+    #[arg(long, value_name = "ID")]
+    pub(super) game: Option<String>,
+    /// Let the game reach the internet as well; needs slirp4netns or pasta
+    #[arg(long)]
+    pub(super) internet: bool,
+    /// Inside, the name of this computer is its virtual IP: for games that tell others that name (freeciv)
+    #[arg(long)]
+    pub(super) name_is_address: bool,
+    /// Data folder of the running LANrage
+    #[arg(long, env = "LANRAGE_DATA_DIR", value_name = "FOLDER")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// Configuration file of the running LANrage
+    #[arg(long, env = "LANRAGE_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// The game and its arguments, after `--`
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -330,6 +367,8 @@ mod tests {
             "party list --json",
             "party kick bob",
             "status --json",
+            "play -- game -x --json",
+            "play --game quake --internet --name-is-address --data-dir /d -- game",
             "peers",
             "doctor --api [::1]:9",
             "netcheck --json --port 5000 --server a:1,b:2 --no-port-mapping --lifetime --quick --relay c:3",
@@ -342,6 +381,8 @@ mod tests {
             "up --mtu 9000",
             "party join",
             "ping",
+            "play",
+            "play game",
             "party join x --wait 0",
             "--bogus",
         ] {

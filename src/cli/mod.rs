@@ -16,9 +16,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use self::args::{Cli, Command, RelayArgs, UpArgs};
-use crate::config::{Config, Places, RelayConfig};
-use crate::daemon;
+use self::args::{Cli, Command, PlayArgs, RelayArgs, UpArgs};
+use crate::config::{Config, Layer, Places, RelayConfig};
+use crate::{daemon, play};
 
 /// Does what the arguments say. Errors go to the error output, the exit code is not 0 then.
 #[must_use]
@@ -28,6 +28,8 @@ pub fn run() -> ExitCode {
     let outcome = match cli.command {
         None => up(cli.up, &places),
         Some(Command::Up(args)) => up(args, &places),
+        Some(Command::Play(args)) => play(args, &places),
+        Some(Command::PlayInside { control, command }) => Ok(play::run_inside(control, &command)),
         Some(Command::Relay(args)) => relay(args, &places),
         Some(Command::Party(command)) => commands::party(command, &places),
         Some(Command::Status(args)) => commands::status(&args, &places),
@@ -56,6 +58,18 @@ fn relay(args: RelayArgs, places: &Places) -> Result<ExitCode, String> {
         RelayConfig::load(args.config.clone().as_deref(), args.into_flags(), places).map_err(|error| error.0)?;
     log(&config.log)?;
     Ok(daemon::run_relay(config))
+}
+
+fn play(args: PlayArgs, places: &Places) -> Result<ExitCode, String> {
+    let flags = Layer { data_dir: args.data_dir, ..Layer::default() };
+    let config = Config::load(args.config.as_deref(), flags, false, places).map_err(|error| error.0)?;
+    play::run(&play::Order {
+        data_dir: config.data_dir,
+        game: args.game,
+        internet: args.internet,
+        name_is_address: args.name_is_address,
+        command: args.command,
+    })
 }
 
 fn log(filter: &str) -> Result<(), String> {

@@ -24,6 +24,14 @@ pub(super) struct Tun {
     pub(super) mtu: u16,
     pub(super) state: String,
     pub(super) problem: Option<String>,
+    #[serde(default)]
+    plays: Vec<Play>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Play {
+    pid: u32,
+    game: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -104,6 +112,10 @@ pub(super) fn status(status: &Status) -> String {
     }
     if let Some(tun) = &status.tun {
         rows.push(row("device", format!("{}: {} (MTU {})", tun.name, device_state(&tun.state), tun.mtu)));
+        for play in &tun.plays {
+            let game = play.game.as_ref().map(|game| format!(" ({})", clean(game))).unwrap_or_default();
+            rows.push(row("lanrage play", format!("process {}{game}", play.pid)));
+        }
     }
     let mut text = table(&rows);
     if let Some(party) = &status.party {
