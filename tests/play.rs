@@ -1,5 +1,7 @@
 //! `lanrage play` as an ordinary user: a real game that others cannot join without it, and what it leaves behind.
 
+#![allow(clippy::unwrap_used)]
+
 mod lab;
 
 use std::fs;

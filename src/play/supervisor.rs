@@ -93,23 +93,25 @@ fn greet(order: &Order) -> Result<(Channel, Network, Vec<Friend>), String> {
     node.send(&hello, None).map_err(|error| format!("LANrage does not listen: {error}"))?;
     match answer(&mut node)? {
         FromNode::Welcome { network, friends } => Ok((node, network, friends)),
-        other => Err(unexpected(other)),
+        FromNode::Refused(why) => Err(why),
+        FromNode::Attached | FromNode::Friends(_) => Err(UNEXPECTED.into()),
     }
 }
 
 fn connect(data_dir: &Path) -> Result<Channel, String> {
     let place = data_dir.join(SOCKET_FILE);
     let connected = socket_path(data_dir, SOCKET_FILE).and_then(|(path, _held)| UnixStream::connect(path));
-    let socket = connected.map_err(|error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => format!(
-            "LANrage is not running ({} is not answered). Start it with: lanrage   (or name its data folder with --data-dir)",
-            place.display()
-        ),
-        ErrorKind::PermissionDenied => format!(
-            "{} belongs to another user. Run the game as the user that LANrage runs as, or LANrage as you.",
-            place.display()
-        ),
-        _ => format!("LANrage cannot be reached at {}: {error}", place.display()),
+    let place = place.display();
+    let socket = connected.map_err(|error| {
+        if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
+            format!(
+                "LANrage is not running ({place} is not answered). Start it with: lanrage   (or name its data folder with --data-dir)"
+            )
+        } else if error.kind() == ErrorKind::PermissionDenied {
+            format!("{place} belongs to another user. Run the game as the user that LANrage runs as, or LANrage as you.")
+        } else {
+            format!("LANrage cannot be reached at {place}: {error}")
+        }
     })?;
     socket.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
     Ok(Channel::new(socket))
@@ -123,14 +125,7 @@ fn answer(node: &mut Channel) -> Result<FromNode, String> {
     }
 }
 
-fn unexpected(message: FromNode) -> String {
-    match message {
-        FromNode::Refused(why) => why,
-        FromNode::Welcome { .. } | FromNode::Attached | FromNode::Friends(_) => {
-            "LANrage answered something unexpected. Are both of the same version?".into()
-        }
-    }
-}
+const UNEXPECTED: &str = "LANrage answered something unexpected. Are both of the same version?";
 
 fn attach(node: &mut Channel, network: &Network, device: &OwnedFd) -> Result<(), String> {
     let sent = node.send(&ToNode::Device(network.clone()), Some(device.as_fd()));
@@ -139,7 +134,8 @@ fn attach(node: &mut Channel, network: &Network, device: &OwnedFd) -> Result<(),
         match answer(node)? {
             FromNode::Attached => return Ok(()),
             FromNode::Friends(_) => {}
-            other => return Err(unexpected(other)),
+            FromNode::Refused(why) => return Err(why),
+            FromNode::Welcome { .. } => return Err(UNEXPECTED.into()),
         }
     }
 }
