@@ -29,6 +29,7 @@ use super::swarm::{Behaviour, PARTY_PROTOCOL};
 use super::transport::Network;
 use super::{DiscoveryConfig, swarm, udp};
 use crate::nat::messages::Networks;
+use crate::relay::messages::NetworkChanged;
 use crate::tun::messages::SetAddress;
 use crate::wire::{Ipv4Range, NodeId};
 
@@ -156,7 +157,8 @@ impl DiscoveryActor {
             own_address: None,
             confirmed: BTreeSet::new(),
             dropped_frames: 0,
-            data: DataStreams::default(),
+            // Room for as many as there can be streams in one run.
+            data: DataStreams::starting_at(rand::random::<u64>() >> 1),
             relays,
             relay_lookup: None,
             timer: None,
@@ -333,6 +335,15 @@ impl Handler<Networks> for DiscoveryActor {
 
     fn handle(&mut self, Networks(networks): Networks, _: &mut Self::Context) {
         self.policy.update(|surroundings| surroundings.networks = networks);
+    }
+}
+
+impl Handler<NetworkChanged> for DiscoveryActor {
+    type Result = ();
+
+    fn handle(&mut self, _: NetworkChanged, ctx: &mut Self::Context) {
+        self.planner.network_changed(now());
+        self.drive(ctx);
     }
 }
 

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 
 use super::fallback::{Fallback, Reachable, Wish};
 use super::machine::{NatMachine, NatOutputs, NatSettings};
-use super::messages::{GetNat, NatView, Networks, OwnContact, Register, ReleasePorts, Transmit, Unregister};
+use super::messages::{Doubt, GetNat, NatView, Networks, OwnContact, Register, ReleasePorts, Transmit, Unregister};
 use super::portmap::{PortMapSettings, PortMapper};
+use super::sleep::SleepWatch;
 use super::sockets::{DataSockets, Sent};
 use super::stun;
 use crate::discovery::messages::{
@@ -20,7 +21,9 @@ use crate::discovery::messages::{
     SetServing as ServePort, StreamDatagrams,
 };
 use crate::peer::messages::{Inbound, Punch, PunchRequest, PunchSockets};
-use crate::relay::messages::{KnowRelay, Limits, NetworkChanged, RelayDatagrams, RelaySource, SetServing, Tickets};
+use crate::relay::messages::{
+    DoubtTickets, KnowRelay, Limits, NetworkChanged, RelayDatagrams, RelaySource, SetServing, Tickets,
+};
 use crate::tun::messages::SetAddress;
 use crate::wire::{LocalSocket, TransmitBatch, stream_id};
 
@@ -49,6 +52,8 @@ const MAX_EXTRA_SOCKETS: usize = 512;
 pub struct NatLinks {
     pub contact: Vec<Recipient<OwnContact>>,
     pub networks: Vec<Recipient<Networks>>,
+    /// Who has something to do when what worked may work no more.
+    pub changed: Vec<Recipient<NetworkChanged>>,
     pub relay: RelayLinks,
     pub streams: StreamLinks,
 }
@@ -60,6 +65,7 @@ pub struct RelayLinks {
     pub know: Recipient<KnowRelay>,
     pub serve: Recipient<SetServing>,
     pub network_changed: Recipient<NetworkChanged>,
+    pub doubt: Recipient<DoubtTickets>,
     /// What this node gives when it relays.
     pub limits: Limits,
 }
@@ -105,6 +111,7 @@ pub struct NatActor {
     /// Whether there is an IPv4 address, and an IPv6 one, that lead out.
     families: (bool, bool),
     mapper: Option<PortMapper>,
+    clock: SleepWatch,
     /// What a router that speaks PCP knows this machine by; `None`: the router is not asked.
     mapping_nonce: Option<[u32; 3]>,
 }
@@ -136,6 +143,7 @@ impl NatActor {
             fallback: Fallback::default(),
             families: (true, true),
             mapper: None,
+            clock: SleepWatch::default(),
             mapping_nonce,
         }
     }
@@ -261,8 +269,14 @@ impl NatActor {
     fn watch_interfaces(&mut self, ctx: &mut Context<Self>) {
         // A question that the system did not answer is no news.
         let Some(found) = self.sockets.as_ref().and_then(|sockets| sockets.interfaces()) else { return };
-        if self.machine.set_interfaces(now(), found, &mut self.outputs) {
+        let slept = self.clock.look(now(), unix_ms());
+        if let Some(slept) = slept {
+            tracing::info!(?slept, "this machine was asleep; everything is looked at anew");
+            self.machine.restart(now(), &mut self.outputs);
+        }
+        if self.machine.set_interfaces(now(), found, &mut self.outputs) || slept.is_some() {
             self.tell_relays();
+            self.tell_changed();
             if let Some(mapper) = &self.mapper {
                 mapper.restart();
             }
@@ -324,6 +338,13 @@ impl NatActor {
     fn tell_relays(&self) {
         if let Some(links) = &self.links {
             let _ = links.relay.network_changed.try_send(NetworkChanged);
+        }
+    }
+
+    /// A mailbox that is full belongs to somebody who notices by himself a moment later.
+    fn tell_changed(&self) {
+        for listener in self.links.iter().flat_map(|links| &links.changed) {
+            let _ = listener.try_send(NetworkChanged);
         }
     }
 
@@ -414,6 +435,11 @@ impl NatActor {
             stays
         });
     }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn now() -> Instant {
@@ -530,7 +556,23 @@ impl Handler<Tickets> for NatActor {
     type Result = ();
 
     fn handle(&mut self, news: Tickets, ctx: &mut Self::Context) {
-        self.machine.set_relays(now(), news, &mut self.outputs);
+        if self.machine.set_relays(now(), news, &mut self.outputs) {
+            tracing::info!("a relay sees this machine at another address; all paths are looked at");
+            self.tell_changed();
+        }
+        self.settle(ctx);
+    }
+}
+
+impl Handler<Doubt> for NatActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Doubt, ctx: &mut Self::Context) {
+        if let Some(links) = &self.links {
+            // One that is full has asked a moment ago, or is asked by the next doubt.
+            let _ = links.relay.doubt.try_send(DoubtTickets);
+        }
+        self.machine.doubt(now(), &mut self.outputs);
         self.settle(ctx);
     }
 }

@@ -89,9 +89,20 @@ impl StunClient {
         });
     }
 
+    /// Nothing comes in where something should: is the mapping still the same? Asked at once, unless it is being asked.
+    pub fn doubt(&mut self, now: Instant) {
+        self.watched(|client| {
+            client.v4.doubt(now);
+            client.v6.doubt(now);
+        });
+    }
+
     /// Somebody else at `server`, a relay, saw the data socket as `mapped`.
     pub fn note_observed(&mut self, now: Instant, server: SocketAddr, mapped: SocketAddr, trusted: bool) {
-        self.watched(|client| client.family(server).0.note_observed(now, server, mapped, trusted));
+        self.watched(|client| {
+            let (family, rng) = client.family(server);
+            family.note_observed(now, rng, server, mapped, trusted);
+        });
     }
 
     /// Takes a datagram that came in on the data socket. `false`: it is not for this machine (perhaps a request, for the

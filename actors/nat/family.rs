@@ -22,6 +22,8 @@ use crate::wire::{Dependence, NatBehaviour, usable_addr};
 /// Between two questions that keep the mapping alive, less or more by a tenth. RFC 4787 lets a mapping end after two
 /// minutes; real ones end from 30 seconds on.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Doubts may come from 255 members at once.
+const DOUBT_EVERY: Duration = Duration::from_millis(400);
 /// All servers are asked again. Renews what the ports of a counting NAT are predicted from.
 const REFRESH: Duration = Duration::from_secs(300);
 /// Servers that nobody vouches for that are asked at their other ports.
@@ -66,6 +68,7 @@ pub(super) struct Family {
     /// All questions of a stage are answered.
     ready_at: Option<Instant>,
     keep_at: Option<Instant>,
+    doubted_at: Option<Instant>,
     refresh_at: Instant,
     local: Vec<IpAddr>,
     local_port: u16,
@@ -88,6 +91,7 @@ impl Family {
             told: Vec::new(),
             ready_at: None,
             keep_at: None,
+            doubted_at: None,
             refresh_at: now,
             local: Vec::new(),
             local_port: 0,
@@ -157,6 +161,14 @@ impl Family {
         self.conclude();
     }
 
+    /// The mapping may be another one now.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        if self.stage == Stage::Done && self.doubted_at.is_none_or(|at| now >= at + DOUBT_EVERY) {
+            self.doubted_at = Some(now);
+            self.keep_at = self.keep_at.map(|at| at.min(now));
+        }
+    }
+
     fn begin_round(&mut self, now: Instant, rng: &mut StdRng) {
         self.questions.clear();
         self.round_began = now;
@@ -172,8 +184,20 @@ impl Family {
         }
     }
 
-    pub(super) fn note_observed(&mut self, now: Instant, server: SocketAddr, mapped: SocketAddr, trusted: bool) {
+    pub(super) fn note_observed(
+        &mut self,
+        now: Instant,
+        rng: &mut StdRng,
+        server: SocketAddr,
+        mapped: SocketAddr,
+        trusted: bool,
+    ) {
         if usable_addr(&mapped) && mapped.is_ipv4() == server.is_ipv4() {
+            let said = self.told.iter().find(|(it, _)| it.asked == server).map(|(it, _)| it.mapped);
+            if self.stage == Stage::Done && said.is_some_and(|said| said != mapped) {
+                // It may lie: the servers are asked, and theirs stand until they have answered.
+                self.begin_round(now, rng);
+            }
             let before = self.told.iter().find(|(it, _)| it.asked == server && it.mapped == mapped);
             let order = before.map(|(it, _)| it.order);
             let order = order.unwrap_or_else(|| self.questions.next_order());
@@ -303,9 +327,12 @@ impl Family {
                     order: same.map_or(order, |before| before.order),
                     ..answer
                 });
-                if done && before.is_some_and(|before| before.mapped != answer.mapped) {
+                if let Some(before) = before.filter(|before| done && before.mapped != answer.mapped) {
                     // The mapping ended, or another way out is used: what was known may not hold.
                     self.told.clear();
+                    for known in &mut self.servers {
+                        known.answer.take_if(|it| it.mapped == before.mapped);
+                    }
                     self.begin_round(now, rng);
                 } else if done {
                     self.keep_at = Some(now + jittered(KEEPALIVE, rng));

@@ -207,9 +207,7 @@ impl<T: Clone> NatMachine<T> {
         }
         self.interfaces = interfaces;
         self.set_local();
-        self.stun.restart(now);
-        self.poll_stun(now, out);
-        self.refresh(now, out);
+        self.restart(now, out);
         true
     }
 
@@ -233,8 +231,27 @@ impl<T: Clone> NatMachine<T> {
         self.set_stun_servers(now, out);
     }
 
-    /// What the relays said: tickets, and how they see this machine.
-    pub fn set_relays(&mut self, now: Instant, relays: Tickets, out: &mut NatOutputs<T>) {
+    /// What members send does not come in any more: is this machine where they were told?
+    pub fn doubt(&mut self, now: Instant, out: &mut NatOutputs<T>) {
+        self.stun.doubt(now);
+        self.poll_stun(now, out);
+        self.refresh(now, out);
+    }
+
+    /// The machine was asleep, or something else says that all that was found out may be wrong.
+    pub fn restart(&mut self, now: Instant, out: &mut NatOutputs<T>) {
+        self.stun.restart(now);
+        self.poll_stun(now, out);
+        self.refresh(now, out);
+    }
+
+    /// What the relays said: tickets, and how they see this machine. Returns whether one sees it elsewhere than before: the
+    /// NAT has forgotten what it knew.
+    pub fn set_relays(&mut self, now: Instant, relays: Tickets, out: &mut NatOutputs<T>) -> bool {
+        let moved = relays.observed.iter().any(|seen| {
+            let before = self.relays.observed.iter().find(|it| it.relay == seen.relay);
+            !is_stream(seen.addr.ip()) && before.is_some_and(|before| before.addr != seen.addr)
+        });
         for seen in &relays.observed {
             // Through a stream the relay sees no address of this machine.
             if !is_stream(seen.addr.ip()) {
@@ -243,6 +260,7 @@ impl<T: Clone> NatMachine<T> {
         }
         self.relays = relays;
         self.set_stun_servers(now, out);
+        moved
     }
 
     /// There is, or may be, a relay, which answers STUN.

@@ -49,6 +49,12 @@ pub struct OwnContact(pub Contact);
 #[rtype(result = "()")]
 pub struct Networks(pub LocalNetworks);
 
+/// A member sends and is not heard, or does not answer: where others were told that this machine is, it may not be any more.
+/// Looked into at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct Doubt;
+
 /// Whether this node relays for others and answers STUN.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

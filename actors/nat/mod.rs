@@ -15,6 +15,7 @@ mod model;
 pub mod portmap;
 mod questions;
 pub mod responder;
+mod sleep;
 pub mod sockets;
 pub mod stun;
 pub mod udp;

@@ -10,7 +10,8 @@ use super::messages::{Inbound, Outbound, PeerSpec, Ping, PingError, Punch, Punch
 use super::supervisor::{Died, PeerState, ReportState, Stop, Update};
 use crate::broadcast::messages::FromMember;
 use crate::metrics::messages::{Event, Happened};
-use crate::nat::messages::{Networks, OwnContact, Transmit};
+use crate::nat::messages::{Doubt, Networks, OwnContact, Transmit};
+use crate::relay::messages::NetworkChanged;
 use crate::tun::messages::Deliver;
 
 /// Batches, not packets.
@@ -25,6 +26,7 @@ pub(super) struct PeerLinks {
     pub(super) broadcast: Option<Recipient<FromMember>>,
     pub(super) punch: Option<Recipient<Punch>>,
     pub(super) events: Option<Recipient<Happened>>,
+    pub(super) doubt: Option<Recipient<Doubt>>,
     /// Upper 24 bits of the WireGuard receiver index.
     pub(super) index: u32,
 }
@@ -102,6 +104,12 @@ impl PeerActor {
             if self.links.punch.as_ref().is_none_or(|nat| nat.try_send(message).is_err()) {
                 tracing::debug!(?request, "no sockets to punch with");
             }
+        }
+        if std::mem::take(&mut self.outputs.doubt)
+            && let Some(doubt) = &self.links.doubt
+        {
+            // With a full mailbox nothing is received either: it will be doubted again.
+            let _ = doubt.try_send(Doubt);
         }
         for event in std::mem::take(&mut self.outputs.events) {
             self.tell(event);
@@ -221,6 +229,15 @@ impl Handler<Networks> for PeerActor {
 
     fn handle(&mut self, Networks(networks): Networks, ctx: &mut Self::Context) {
         self.machine.set_networks(now(), networks, &mut self.outputs);
+        self.flush(ctx);
+    }
+}
+
+impl Handler<NetworkChanged> for PeerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: NetworkChanged, ctx: &mut Self::Context) {
+        self.machine.network_changed(now(), &mut self.outputs);
         self.flush(ctx);
     }
 }

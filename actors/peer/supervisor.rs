@@ -15,8 +15,8 @@ use super::messages::{GetPeers, PeerSpec, PeerView, Ping, PingError, Punch, Redu
 use super::replay::first_ping_id;
 use crate::broadcast::messages::FromMember;
 use crate::metrics::messages::{Event, Happened};
-use crate::nat::messages::{Networks, OwnContact, PeerRoute, Register, Transmit, Unregister};
-use crate::relay::messages::{FarLeg, FarLegs, ForgetRelays, KnowRelay, RelaySource};
+use crate::nat::messages::{Doubt, Networks, OwnContact, PeerRoute, Register, Transmit, Unregister};
+use crate::relay::messages::{FarLeg, FarLegs, ForgetRelays, KnowRelay, NetworkChanged, RelaySource};
 use crate::tun::messages::{AddRoute, Deliver, RemoveRoute, SetAddress};
 use crate::wire::{Contact, Ipv4Range, LocalNetworks, NodeId, Ticket};
 
@@ -75,6 +75,8 @@ pub struct Links {
     pub relays: Option<Relays>,
     /// Who keeps the history; `None` where nobody does.
     pub events: Option<Recipient<Happened>>,
+    /// Who finds out whether this machine is still where others think; `None` where nobody does.
+    pub doubt: Option<Recipient<Doubt>>,
 }
 
 /// The BroadcastActor, which hears the members' broadcasts and has to know the members.
@@ -189,6 +191,7 @@ impl PeerSupervisor {
             broadcast: links.broadcast.map(|broadcast| broadcast.from_member),
             punch: self.punch.clone(),
             events: links.events,
+            doubt: links.doubt,
             index,
         };
         let addr = PeerActor::new(machine, peer_links, ctx.address().recipient(), died, restarts).start();
@@ -449,6 +452,17 @@ impl Handler<Networks> for PeerSupervisor {
         self.networks = networks;
         for node in self.peers.keys().copied().collect::<Vec<_>>() {
             self.tell_networks(node, ctx);
+        }
+    }
+}
+
+impl Handler<NetworkChanged> for PeerSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: NetworkChanged, _: &mut Self::Context) {
+        for addr in self.peers.values().filter_map(|peer| peer.addr.as_ref()) {
+            // One that is busy sends and receives: it notices by itself.
+            let _ = addr.try_send(NetworkChanged);
         }
     }
 }

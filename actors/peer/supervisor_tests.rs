@@ -63,6 +63,7 @@ fn start() -> (Addr<PeerSupervisor>, Log) {
         broadcast: None,
         relays: None,
         events: None,
+        doubt: None,
     };
     supervisor.try_send(BindPeers(links)).unwrap();
     (supervisor, log)

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use super::client::{Outputs, RelayClient};
 use super::messages::{
-    ASK, BindRelay, FORWARD, FarLegs, ForgetRelays, GetRelays, KnowRelay, NetworkChanged, RelayCounters,
+    ASK, BindRelay, DoubtTickets, FORWARD, FarLegs, ForgetRelays, GetRelays, KnowRelay, NetworkChanged, RelayCounters,
     RelayDatagrams, RelayView, SetServing, TICKET, Tickets,
 };
 use super::server::RelayServer;
@@ -233,6 +233,15 @@ impl Handler<NetworkChanged> for RelayActor {
 
     fn handle(&mut self, _: NetworkChanged, ctx: &mut Self::Context) {
         self.client.restart(now(), &mut self.outputs);
+        self.flush(ctx);
+    }
+}
+
+impl Handler<DoubtTickets> for RelayActor {
+    type Result = ();
+
+    fn handle(&mut self, _: DoubtTickets, ctx: &mut Self::Context) {
+        self.client.doubt(now(), &mut self.outputs);
         self.flush(ctx);
     }
 }

@@ -159,6 +159,13 @@ impl RelayClient {
         self.handle_timeout(now, out);
     }
 
+    /// Others may not reach this machine by the tickets that they have: asks anew for those, at once. Tickets stand until
+    /// the answers are there.
+    pub fn doubt(&mut self, now: Instant, out: &mut Outputs) {
+        self.relays.iter_mut().filter(|it| it.kept || it.published.is_some()).for_each(|it| it.doubt(now));
+        self.handle_timeout(now, out);
+    }
+
     /// A datagram that came from `from` and looks like a ticket.
     pub fn handle_ticket(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], out: &mut Outputs) {
         let answered = TicketFrame::parse(datagram).is_some_and(|ticket| {

@@ -358,3 +358,34 @@ proptest! {
         prop_assert_eq!(world.client.counters().answered, 1);
     }
 }
+
+#[test]
+fn a_doubt_asks_at_once_and_a_new_mapping_is_told() {
+    let mut world = World::new(&[(1, 20), (2, 40), (3, 60)]);
+    world.run_s(60);
+    let before = world.client.tickets().to_vec();
+    let asked = |world: &World, n| world.asked[&relay(n)].len();
+    let counts = [1, 2, 3].map(|n| asked(&world, n));
+    world.own = "203.0.113.7:9999".parse().unwrap();
+    // Each member may doubt.
+    for _ in 0..255 {
+        world.act(RelayClient::doubt);
+    }
+    let more = [1, 2, 3].map(|n| asked(&world, n) - counts[n as usize - 1]);
+    assert_eq!(more, [1, 1, 0], "the two whose tickets others have, once each");
+    let start = world.now;
+    world.run(50 * MS);
+    assert!(world.client.observed().iter().any(|it| it.addr == world.own));
+    let tickets = world.client.tickets();
+    assert!(tickets.iter().all(|it| before.iter().all(|old| old.token != it.token)), "{tickets:?}");
+    // Doubt without end is bounded.
+    let counts = [1, 2].map(|n| asked(&world, n));
+    while world.now < start + Duration::from_secs(10) {
+        world.act(RelayClient::doubt);
+        world.run(10 * MS);
+    }
+    for (n, before) in [1, 2].into_iter().zip(counts) {
+        let more = asked(&world, n) - before;
+        assert!((20..=26).contains(&more), "{more} in ten seconds");
+    }
+}

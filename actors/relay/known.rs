@@ -31,6 +31,8 @@ const AGAIN_MAX_ALONE: Duration = Duration::from_secs(10);
 /// target.
 const AGAIN_UNPROVED: Duration = Duration::from_secs(600);
 const RTT_WINDOW: usize = 8;
+/// Doubts may come from 255 members at once.
+const DOUBT_EVERY: Duration = Duration::from_millis(400);
 
 /// An answer.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +57,8 @@ pub(super) struct Known {
     rtts_stale: bool,
     outstanding: [Option<(u64, Instant)>; ASKS],
     asked: usize,
+    /// When an Ask went out last.
+    asked_at: Option<Instant>,
     pub(super) missed: u32,
     next: Instant,
     pub(super) kept: bool,
@@ -74,6 +78,7 @@ impl Known {
             rtts_stale: false,
             outstanding: [None; ASKS],
             asked: 0,
+            asked_at: None,
             missed: 0,
             next: now,
             kept: false,
@@ -132,6 +137,13 @@ impl Known {
         }
     }
 
+    /// Something that others should have sent did not come: the token that they have may lead nowhere.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        if self.asked_at.is_none_or(|at| now.saturating_duration_since(at) >= DOUBT_EVERY) {
+            self.ask_now(now);
+        }
+    }
+
     /// What was asked counts no more: the answers would tell of another network.
     pub(super) fn restart(&mut self, now: Instant) {
         self.outstanding = [None; ASKS];
@@ -165,6 +177,7 @@ impl Known {
         let id = rng.random();
         self.outstanding.rotate_right(1);
         self.outstanding[0] = Some((id, now));
+        self.asked_at = Some(now);
         let first = self.rtt().map_or(RETRANSMIT, |rtt| (rtt + rtt / 2).clamp(RETRANSMIT, RETRANSMIT_MAX));
         self.next = now + first * (1 << self.asked);
         self.asked += 1;

@@ -74,6 +74,11 @@ pub struct FarLegs(pub Vec<FarLeg>);
 #[rtype(result = "()")]
 pub struct NetworkChanged;
 
+/// What others send does not arrive: the mapping that the tickets name may be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct DoubtTickets;
+
 /// Serve as a relay within these limits, or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
 #[rtype(result = "()")]

@@ -132,6 +132,13 @@ impl Contact {
         Self { candidates, ..Self::default() }
     }
 
+    /// Whether those who know `before` may send to where this machine no longer is: a relay of both has given it another
+    /// token.
+    #[must_use]
+    pub fn replaces_tickets_of(&self, before: &Self) -> bool {
+        before.tickets.iter().any(|old| self.tickets.iter().any(|it| it.relay == old.relay && it.token != old.token))
+    }
+
     /// With what cannot be sent to left out, and no more of anything than is allowed.
     #[must_use]
     pub fn bounded(mut self) -> Self {

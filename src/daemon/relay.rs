@@ -84,6 +84,7 @@ pub(super) async fn run(config: RelayConfig) -> Result<(), String> {
         nat.send(BindNat(NatLinks {
             contact: Vec::new(),
             networks: vec![discovery.clone().recipient()],
+            changed: vec![discovery.clone().recipient()],
             relay: wiring::relay_links(&relay, Limits::DEDICATED),
             streams: wiring::stream_links(&discovery),
         }))

@@ -139,6 +139,7 @@ pub(super) fn relay_links(relay: &Addr<RelayActor>, limits: Limits) -> RelayLink
         know: relay.clone().recipient(),
         serve: relay.clone().recipient(),
         network_changed: relay.clone().recipient(),
+        doubt: relay.clone().recipient(),
         limits,
     }
 }
@@ -255,6 +256,7 @@ impl Node {
                     far_legs: self.relay.clone().recipient(),
                 }),
                 events: Some(self.metrics.clone().recipient()),
+                doubt: Some(self.nat.clone().recipient()),
             }))
             .await?;
         self.tun.send(BindTun { broadcast: self.broadcast.clone().recipient() }).await?;
@@ -266,6 +268,7 @@ impl Node {
             .send(BindNat(NatLinks {
                 contact: vec![self.party.clone().recipient(), self.peers.clone().recipient()],
                 networks: vec![self.peers.clone().recipient(), self.discovery.clone().recipient()],
+                changed: vec![self.peers.clone().recipient(), self.discovery.clone().recipient()],
                 relay: relay_links(&self.relay, Limits::MEMBER),
                 streams: stream_links(&self.discovery),
             }))

@@ -10,6 +10,7 @@ use libp2p::swarm::{ConnectionId, Stream};
 
 use super::super::Role;
 use super::super::actor::{DiscoveryActor, node_id, now, peer_id};
+use super::super::filter;
 use super::super::messages::{
     CloseDataStream, DataStreamClosed, DataStreamOpened, DataStreamsView, FindRelays, OpenDataStream, RelayFound,
     SendOnStream, SetServing, StreamDatagrams,
@@ -20,8 +21,8 @@ use super::streams::{self, Channel, Listener, Opening};
 use crate::wire::NodeId;
 
 /// A dedicated relay has no members.
-const RELAY: Limits = Limits { inbound: 4096, strangers: 4096 };
-const NODE: Limits = Limits { inbound: 64, strangers: 48 };
+const RELAY: Limits = Limits { inbound: 4096, strangers: 4096, strangers_per_host: 64 };
+const NODE: Limits = Limits { inbound: 64, strangers: 48, strangers_per_host: 8 };
 
 /// Whom data streams and relays are reported to. Until this has come no stream is accepted or opened.
 #[derive(Message)]
@@ -56,6 +57,11 @@ pub(in crate::discovery) struct DataStreams {
 }
 
 impl DataStreams {
+    /// `first_id`: see `Plan::starting_at`.
+    pub(in crate::discovery) fn starting_at(first_id: u64) -> Self {
+        Self { plan: Plan::starting_at(first_id), ..Self::default() }
+    }
+
     pub(in crate::discovery) fn view(&self) -> DataStreamsView {
         DataStreamsView {
             open: self.open.len(),
@@ -128,8 +134,10 @@ impl DiscoveryActor {
         let Some(node) = node_id(&peer) else { return };
         let stranger = !self.planner.is_wanted(node);
         let limits = if self.config.role == Role::Relay { RELAY } else { NODE };
+        let from = self.swarm.behaviour().data.connection(connection).and_then(|it| filter::ip_of(&it.remote));
         let welcome = self.data.listener.is_some() && (!stranger || self.data.serving.is_some());
-        let Some((id, replaced)) = welcome.then(|| self.data.plan.accept(node, stranger, limits)).flatten() else {
+        let Some((id, replaced)) = welcome.then(|| self.data.plan.accept(node, from, stranger, limits)).flatten()
+        else {
             self.data.refused += 1;
             tracing::debug!(%node, "data stream refused");
             return;

@@ -1,7 +1,7 @@
 //! Which data streams there are, which are to be opened, and when.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::wire::NodeId;
@@ -31,6 +31,8 @@ pub struct Limits {
     pub inbound: usize,
     /// Of those, by nodes that are no members.
     pub strangers: usize,
+    /// Of those, from one IPv4 address or IPv6 /64: a thousand identities cost nothing, addresses do.
+    pub strangers_per_host: usize,
 }
 
 /// What a stream that is wanted stands for.
@@ -85,6 +87,8 @@ impl Wanted {
 struct Inbound {
     id: u64,
     stranger: bool,
+    /// Not known of what comes through a circuit.
+    host: Option<IpAddr>,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +100,13 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Ids begin at `first_id`. It should be another one in each run: relay tokens that name a stream outlive the program,
+    /// and must not lead to somebody else's stream in the next one.
+    #[must_use]
+    pub fn starting_at(first_id: u64) -> Self {
+        Self { next_id: first_id, ..Self::default() }
+    }
+
     /// Keep a stream to `node` from now on. Returns false when there are too many.
     pub fn want(&mut self, now: Instant, node: NodeId, addrs: Vec<String>, relay: Option<SocketAddr>) -> bool {
         if !self.wanted.contains_key(&node) && self.wanted.len() >= MAX_WANTED {
@@ -154,17 +165,30 @@ impl Plan {
         Some(Opened { relay: wanted.relay })
     }
 
-    /// A stream that `node` opened. Returns its id, and the stream that it replaces; `None` when there are too many.
-    pub fn accept(&mut self, node: NodeId, stranger: bool, limits: Limits) -> Option<(u64, Option<u64>)> {
+    /// A stream that `node` opened from `from`. Returns its id, and the stream that it replaces; `None` when there are too
+    /// many.
+    pub fn accept(
+        &mut self,
+        node: NodeId,
+        from: Option<IpAddr>,
+        stranger: bool,
+        limits: Limits,
+    ) -> Option<(u64, Option<u64>)> {
+        let host = from.map(host_of);
         let known = self.inbound.get(&node).copied();
-        if known.is_none() {
-            let strangers = || self.inbound.values().filter(|inbound| inbound.stranger).count();
-            if self.inbound.len() >= limits.inbound || (stranger && strangers() >= limits.strangers) {
+        if known.is_none() && self.inbound.len() >= limits.inbound {
+            return None;
+        }
+        if stranger {
+            // Its own does not count: that one is replaced.
+            let others = || self.inbound.iter().filter(|(other, it)| **other != node && it.stranger);
+            let neighbours = || others().filter(|(_, it)| it.host == host).count();
+            if others().count() >= limits.strangers || (host.is_some() && neighbours() >= limits.strangers_per_host) {
                 return None;
             }
         }
         let id = self.new_id();
-        self.inbound.insert(node, Inbound { id, stranger });
+        self.inbound.insert(node, Inbound { id, stranger, host });
         Some((id, known.map(|inbound| inbound.id)))
     }
 
@@ -235,13 +259,21 @@ impl Plan {
     }
 }
 
+/// An IPv4 address, or an IPv6 /64.
+fn host_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        ip @ IpAddr::V4(_) => ip,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     const NODE: NodeId = NodeId([2; 32]);
-    const LIMITS: Limits = Limits { inbound: 4, strangers: 2 };
+    const LIMITS: Limits = Limits { inbound: 4, strangers: 2, strangers_per_host: 2 };
 
     fn node(n: u8) -> NodeId {
         NodeId([n; 32])
@@ -310,17 +342,43 @@ mod tests {
     #[test]
     fn members_are_not_kept_out_by_strangers() {
         let mut plan = Plan::default();
-        assert!(plan.accept(node(1), true, LIMITS).is_some());
-        assert_eq!(plan.accept(node(2), true, LIMITS), Some((1, None)));
-        assert_eq!(plan.accept(node(3), true, LIMITS), None);
-        assert_eq!(plan.accept(node(2), true, LIMITS), Some((2, Some(1))), "it replaces its own");
-        assert!(plan.accept(node(3), false, LIMITS).is_some() && plan.accept(node(4), false, LIMITS).is_some());
-        assert_eq!(plan.accept(node(5), false, LIMITS), None);
+        assert!(plan.accept(node(1), None, true, LIMITS).is_some());
+        assert_eq!(plan.accept(node(2), None, true, LIMITS), Some((1, None)));
+        assert_eq!(plan.accept(node(3), None, true, LIMITS), None);
+        assert_eq!(plan.accept(node(2), None, true, LIMITS), Some((2, Some(1))), "it replaces its own");
+        assert!(plan.accept(node(3), None, false, LIMITS).is_some());
+        assert!(plan.accept(node(4), None, false, LIMITS).is_some());
+        assert_eq!(plan.accept(node(5), None, false, LIMITS), None);
         let now = Instant::now();
         plan.ended(now, node(2), 1);
         assert_eq!(plan.inbound(), 4, "the one that was replaced leaves the new one alone");
         plan.ended(now, node(2), 2);
         assert_eq!(plan.inbound(), 3);
+    }
+
+    #[test]
+    fn one_address_cannot_take_all_places() {
+        let limits = Limits { inbound: 100, strangers: 100, strangers_per_host: 2 };
+        let mut plan = Plan::default();
+        let mut accept =
+            |n, ip: &str, stranger| plan.accept(node(n), Some(ip.parse().unwrap()), stranger, limits).is_some();
+        assert!(accept(1, "203.0.113.1", true) && accept(2, "203.0.113.1", true));
+        assert!(!accept(3, "203.0.113.1", true) && !accept(3, "::ffff:203.0.113.1", true));
+        assert!(accept(2, "203.0.113.1", true), "another one for its own");
+        assert!(
+            accept(3, "203.0.113.2", true) && accept(4, "203.0.113.1", false),
+            "others, and members, are not in it"
+        );
+        assert!(!accept(3, "203.0.113.1", true), "nor does somebody move there");
+        assert!(accept(5, "2001:db8::1", true) && accept(6, "2001:db8::2", true));
+        assert!(!accept(7, "2001:db8::ffff:0:0:3", true), "one /64");
+        assert!(accept(7, "2001:db8:0:1::1", true));
+    }
+
+    #[test]
+    fn ids_of_another_run_are_others() {
+        let mut plan = Plan::starting_at(1 << 40);
+        assert_eq!(plan.accept(node(1), None, true, LIMITS), Some((1 << 40, None)));
     }
 
     proptest! {
@@ -336,7 +394,7 @@ mod tests {
                 match step {
                     0 => { plan.want(now, node, vec![format!("/ip4/203.0.113.{n}/tcp/1"); 20], None); }
                     1 => { plan.unwant(node); }
-                    2 => if let Some((id, _)) = plan.accept(node, n % 3 == 0, LIMITS) {
+                    2 => if let Some((id, _)) = plan.accept(node, None, n % 3 == 0, LIMITS) {
                         prop_assert!(ids.insert(id));
                         live.push((node, id));
                     },

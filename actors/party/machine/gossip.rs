@@ -9,7 +9,7 @@ use super::super::record::{MemberRecord, MemberState};
 use super::super::signed::Signed;
 use super::super::snapshot::Membership;
 use super::outbox::Event;
-use super::{DIGEST_EVERY, Now, Output, PUBLISH_DELAY, PartyMachine, Phase, SAVE_DELAY};
+use super::{DIGEST_EVERY, Now, Output, PartyMachine, Phase, SAVE_DELAY};
 use crate::discovery::messages::LinkId;
 
 /// In larger parties news are passed on to this many members only; each passes them on in turn.
@@ -163,9 +163,10 @@ impl PartyMachine {
         }
     }
 
-    pub(super) fn publish_soon(&mut self, now: Now) {
+    pub(super) fn publish_soon(&mut self, now: Now, delay: Duration) {
         if let Phase::Member(session) = &mut self.phase {
-            session.publish_at.get_or_insert(now.mono + PUBLISH_DELAY);
+            let at = now.mono + delay;
+            session.publish_at = Some(session.publish_at.map_or(at, |planned| planned.min(at)));
         }
     }
 

@@ -37,6 +37,8 @@ use session::{Profile, Session};
 
 /// Changes of the own record within this time go out as one.
 const PUBLISH_DELAY: Duration = Duration::from_millis(200);
+/// The tickets that others hold may lead nowhere: long enough for what a second relay and a STUN server say to go along.
+const PUBLISH_AT_ONCE: Duration = Duration::from_millis(20);
 /// Changes of others' records are written down together.
 const SAVE_DELAY: Duration = Duration::from_secs(1);
 const DIGEST_EVERY: Duration = Duration::from_secs(30);
@@ -226,14 +228,16 @@ impl PartyMachine {
 
     /// How the data socket may be reached.
     pub fn set_contact(&mut self, now: Now, contact: Contact) {
-        self.profile.contact = contact.bounded();
-        self.publish_soon(now);
+        let contact = contact.bounded();
+        let moved = contact.replaces_tickets_of(&self.profile.contact);
+        self.profile.contact = contact;
+        self.publish_soon(now, if moved { PUBLISH_AT_ONCE } else { PUBLISH_DELAY });
     }
 
     /// Multiaddrs of this node, without `/p2p`.
     pub fn set_own_addrs(&mut self, now: Now, addrs: &[String]) {
         self.profile.set_addrs(addrs);
-        self.publish_soon(now);
+        self.publish_soon(now, PUBLISH_DELAY);
     }
 
     /// A frame could not be handed on. What it said comes again with the next digest.

@@ -67,6 +67,8 @@ pub struct Outputs {
     pub events: Vec<PeerEvent>,
     /// In this order, for whoever has the sockets.
     pub punch: Vec<PunchRequest>,
+    /// Nothing comes back by the path in use: is this machine still where others were told?
+    pub doubt: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,6 +211,13 @@ impl PeerMachine {
             self.contact_changed(now);
             self.handle_timeout(now, out);
         }
+    }
+
+    /// What worked may work no more: everything is asked anew, and the member told to do the same.
+    pub fn network_changed(&mut self, now: Instant, out: &mut Outputs) {
+        self.offers.request(now);
+        self.paths.restart_probing(now);
+        self.handle_timeout(now, out);
     }
 
     /// IP packets for the peer.
@@ -362,6 +371,7 @@ impl PeerMachine {
                 self.paths.tick(now, &mut probes);
             }
         }
+        out.doubt |= self.paths.take_doubt(now, !self.stage.is_empty());
         for probe in &probes {
             self.send_probe(&probe.way, Probe::Ping { id: probe.id }, out);
         }

@@ -39,11 +39,15 @@ pub struct Paths {
     last_change: Option<Instant>,
     /// The path in use has died since this was last asked.
     lost: bool,
-    last_sent: Option<Instant>,
+    /// When packets went out or came in.
+    last_traffic: Option<Instant>,
     /// When the oldest packet went out since the path in use last showed life.
     waiting_since: Option<Instant>,
     /// All paths were asked because of that.
     alarm: bool,
+    /// The path in use has left a probe unanswered for as long as its answer takes.
+    doubt: bool,
+    doubted_at: Option<Instant>,
     next_id: u64,
     allowance: Allowance,
     /// One of the two is reached only through streams: so are its relays.
@@ -61,9 +65,11 @@ impl Paths {
             changes: 0,
             last_change: None,
             lost: false,
-            last_sent: None,
+            last_traffic: None,
             waiting_since: None,
             alarm: false,
+            doubt: false,
+            doubted_at: None,
             next_id: first_id,
             allowance: Allowance::default(),
             tcp: false,
@@ -193,9 +199,14 @@ impl Paths {
 
     /// Packets of the tunnel went out.
     pub fn on_sent(&mut self, now: Instant) {
-        let was_active = self.is_active(now);
-        self.last_sent = Some(now);
         self.waiting_since.get_or_insert(now);
+        self.on_traffic(now);
+    }
+
+    /// Who only listens must notice as soon as who sends that nothing comes any more.
+    fn on_traffic(&mut self, now: Instant) {
+        let was_active = self.is_active(now);
+        self.last_traffic = Some(now);
         if !was_active {
             for index in 0..self.paths.len() {
                 if self.paths[index].live() {
@@ -207,7 +218,7 @@ impl Paths {
     }
 
     fn is_active(&self, now: Instant) -> bool {
-        self.last_sent.is_some_and(|at| now.saturating_duration_since(at) < probing::ACTIVE_FOR)
+        self.last_traffic.is_some_and(|at| now.saturating_duration_since(at) < probing::ACTIVE_FOR)
     }
 
     /// Something authentic of the tunnel came in from `from`.
@@ -216,6 +227,18 @@ impl Paths {
             self.paths[index].heard(now);
             self.on_life(index);
         }
+        self.on_traffic(now);
+    }
+
+    /// Whether this machine's own address is to be doubted: the path in use does not answer, or packets wait (`wanted`) and
+    /// there is none. Not more often than every `DOUBT_EVERY`.
+    pub fn take_doubt(&mut self, now: Instant, wanted: bool) -> bool {
+        let doubt = std::mem::take(&mut self.doubt) || (wanted && self.in_use.is_none());
+        if !doubt || self.doubted_at.is_some_and(|at| now < at + probing::DOUBT_EVERY) {
+            return false;
+        }
+        self.doubted_at = Some(now);
+        true
     }
 
     /// What came in by another path does not say that the one in use carries anything.
@@ -286,8 +309,9 @@ impl Paths {
                 path.next_probe = now + probing::PROBE_ACTIVE;
                 continue;
             }
-            if self.alarm && self.in_use == Some(index) && path.unanswered >= probing::FAILING_AFTER {
-                path.failing = true;
+            if self.in_use == Some(index) {
+                path.failing |= self.alarm && path.unanswered >= probing::FAILING_AFTER;
+                self.doubt |= path.unanswered >= if self.alarm { 1 } else { 2 };
             }
             let (id, way) = (self.next_id, path.way);
             path.on_probe(now, id);
@@ -328,7 +352,9 @@ impl Paths {
         if index == self.in_use {
             return false;
         }
-        self.lost |= self.current().is_some_and(|path| !path.live() || path.failing);
+        let lost = self.current().is_some_and(|path| !path.live() || path.failing);
+        self.lost |= lost;
+        self.doubt |= lost;
         self.in_use = index;
         self.reason = chosen.and_then(|(_, reason)| reason);
         self.changes = self.changes.saturating_add(1);

@@ -16,6 +16,8 @@ pub(super) const PROBE_IDLE: Duration = Duration::from_secs(15);
 /// Packets went out and nothing authentic came back for this long: ask.
 pub(super) const QUIET_BEFORE_SUSPECT: Duration = Duration::from_millis(250);
 pub(super) const PROBE_SUSPECT: Duration = Duration::from_millis(100);
+/// How often it is asked whether this machine is still where others were told.
+pub(super) const DOUBT_EVERY: Duration = Duration::from_millis(500);
 /// So many of those unanswered, and a path that does answer is used instead. One that has none must wait for death.
 pub(super) const FAILING_AFTER: u32 = 2;
 /// First retry towards a candidate that has not answered; doubles up to `PROBE_SILENT_MAX`.

@@ -155,6 +155,7 @@ impl Machine {
             broadcast: None,
             relays: None,
             events: None,
+            doubt: None,
         };
         peers.send(BindPeers(links)).await?;
         let bind = Bind {

@@ -276,7 +276,7 @@ fn a_shared_virtual_ip_is_settled_for_the_lower_peer_id() {
         let Phase::Member(session) = &mut machine.phase else { panic!("in the party") };
         session.own.attempt = 0;
         session.own.virtual_ip = taken;
-        machine.publish_soon(now);
+        machine.publish_soon(now, PUBLISH_DELAY);
     }
     small.run(Duration::from_secs(5));
     small.nodes[1].replies.clear();
