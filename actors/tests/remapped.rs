@@ -1,5 +1,6 @@
 //! Both routers forget all mappings in mid-game and give other ports afterwards, in virtual time: the shipped machines of
 //! peer and relay, with a model of NATs between them and of the party stream beside them.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on ends")]
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
