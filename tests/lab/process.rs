@@ -117,6 +117,17 @@ impl Process {
         self.wait(limit)
     }
 
+    /// Ask it to end (SIGTERM) and give it a moment to tidy up; then it is killed.
+    pub(crate) fn stop(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap_or_default());
+        let asked = pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
+        let start = Instant::now();
+        while asked && matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < Duration::from_secs(2) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.kill9();
+    }
+
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
