@@ -142,13 +142,15 @@ impl Game {
         let Some(heard) = heard else {
             missing("the query at the other host, from the sender's address in this place")
         };
-        // The same ports on both hosts: the last one that was sent before it was heard.
-        let Some(ask) = sender.first(start, |datagram| {
+        // The same ports on both hosts. Where it was sent to several networks, best the one with that destination.
+        let same = |datagram: &Datagram| {
             self.is_ask(datagram)
                 && datagram.to.port() == heard.to.port()
                 && datagram.from.port() == heard.from.port()
                 && datagram.size == heard.size
-        }) else {
+        };
+        let exact = sender.first(start, |datagram| same(datagram) && datagram.to == heard.to);
+        let Some(ask) = exact.or_else(|| sender.first(start, same)) else {
             missing("the query with the same ports where it was sent")
         };
         let reply = (!announced).then(|| {
