@@ -19,10 +19,12 @@ pub(crate) const CHOCOLATE_DOOM: Game = Game {
     find: |search| {
         let said = search.on.run_as_player(&["/usr/games/chocolate-doom", "-localsearch"]).stdout;
         let at = Instant::now();
-        // The table's lines: address and port, ping in ms, players, description.
-        let line = said.lines().find(|line| line.contains(":2342") || line.contains("0/8")).ok_or(said.clone())?;
-        let server = line.split([':', ' ']).find_map(|word| word.parse().ok()).ok_or(said.clone())?;
-        Ok(Listing { server, text: line.into(), at })
+        // The table's lines: number or ping in ms, address, players, description.
+        let listed = said.lines().find_map(|line| {
+            let server = line.split([':', ' ']).find_map(|word| word.parse().ok())?;
+            Some(Listing { server, text: line.split_whitespace().collect::<Vec<_>>().join(" "), at })
+        });
+        listed.ok_or(said)
     },
     node: &[],
 };
