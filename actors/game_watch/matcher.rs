@@ -134,18 +134,18 @@ fn reason(program: &Program, rule: &ProcessRule) -> String {
     reason
 }
 
-/// Whether one process could be both. Exact for names; for arguments: whether what one rule asks for contains what the
-/// other asks for, as nobody starts a program as two games at once.
+/// Whether one process could be both. Exact for names; for arguments: whether a process that is started just as one rule
+/// describes it satisfies the other, as nobody starts a program as two games at once.
 #[must_use]
 pub fn overlap(a: &ProcessRule, b: &ProcessRule) -> bool {
     let os = a.os.is_empty() || b.os.is_empty() || a.os.iter().any(|os| b.os.contains(os));
     os && a.exe.overlaps(&b.exe) && (asks_for_less(a, b) || asks_for_less(b, a))
 }
 
-/// Whether a process started just as `more` describes satisfies `less` as well.
 fn asks_for_less(less: &ProcessRule, more: &ProcessRule) -> bool {
-    less.args.iter().all(|glob| more.args.iter().any(|other| glob.overlaps(other)))
-        && !less.not_args.iter().any(|glob| more.args.iter().any(|other| glob.overlaps(other)))
+    let given =
+        |glob: &Glob| more.args.iter().any(|other| glob.matches(&other.sample("")) || glob.matches(&other.sample("x")));
+    less.args.iter().all(given) && !less.not_args.iter().any(given)
 }
 
 #[cfg(test)]

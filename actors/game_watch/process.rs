@@ -48,7 +48,8 @@ impl Program {
         // A program that was replaced while it runs, as by an update.
         let file = file.strip_suffix(" (deleted)").unwrap_or(&file);
         let wine = facts.host != Os::Windows && (WINE.contains(&file) || (facts.exe.is_none() && is_windows(file)));
-        if wine && let Some(found) = named(facts.cmd, is_windows) {
+        // Some games end in something else than .exe, as `ra3_1.12.game` does.
+        if wine && let Some(found) = named(facts.cmd, is_windows).or_else(|| named(facts.cmd, |it| it.contains('\\'))) {
             return Some(Self { os: Os::Windows, ..found });
         }
         if (LOADERS.contains(&file) || file.starts_with("ld-linux"))
@@ -147,6 +148,10 @@ mod tests {
         assert_eq!(
             program(Os::Linux, preloader, &["C:\\windows\\system32\\start.exe", "/exec", "C:\\war3.exe"]),
             found(Os::Windows, "start", &["/exec", "c:\\war3.exe"])
+        );
+        assert_eq!(
+            program(Os::Linux, preloader, &["C:\\RA3\\Data\\ra3_1.12.game", "-ui"]),
+            found(Os::Windows, "ra3_1.12.game", &["-ui"])
         );
         assert_eq!(program(Os::Linux, None, &["C:\\war3.exe"]), found(Os::Windows, "war3", &[]));
         assert_eq!(

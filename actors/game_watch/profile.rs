@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::wire::IpProtocol;
 use glob::Glob;
 pub use ports::PortRange;
-pub use read::limits;
+pub use read::{is_id, limits};
 pub use words::{DiscoveryMethod, Os, PortRole, Priority, QueryProtocol, Redundancy, RelayUse, Reply, Role, Word};
 
 /// One game, or an engine whose games are alike.

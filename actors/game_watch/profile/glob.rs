@@ -31,6 +31,12 @@ impl Glob {
         self.0.chars().filter(|c| !matches!(c, '*' | '?')).count()
     }
 
+    /// A text that it matches, with `filler` where anything may stand.
+    #[must_use]
+    pub fn sample(&self, filler: &str) -> String {
+        self.0.replace('*', filler).replace('?', "x")
+    }
+
     /// `text` must be in small letters.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
@@ -161,6 +167,12 @@ mod tests {
         #[test]
         fn a_literal_overlaps_what_matches_it(pattern in "[ab*?]{0,6}", text in "[ab]{0,6}") {
             prop_assert_eq!(glob(&pattern).overlaps(&glob(&text)), glob(&pattern).matches(&text));
+        }
+
+        #[test]
+        fn a_sample_matches(pattern in "[abü*?]{0,6}", filler in "[abü]{0,3}") {
+            let glob = glob(&pattern);
+            prop_assert!(glob.matches(&glob.sample(&filler)));
         }
 
         #[test]

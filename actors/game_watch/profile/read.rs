@@ -131,7 +131,8 @@ fn tables<T>(field: &Field<'_, '_>, most: usize, one: impl Fn(&Fields<'_, '_>) -
 }
 
 /// Whether a text can be the id of a profile, and so the name of its file.
-pub(super) fn is_id(text: &str) -> bool {
+#[must_use]
+pub fn is_id(text: &str) -> bool {
     (1..=limits::ID).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
         && !text.starts_with('-')
