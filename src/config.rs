@@ -9,13 +9,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use lanrage_actors::broadcast::machine::Carry;
 use lanrage_actors::discovery::DiscoveryConfig;
 use lanrage_actors::nat::messages::Serve;
 use lanrage_actors::wire::Ipv4Range;
 use serde::{Deserialize, Serialize};
 
 use crate::system;
-use values::{ApiAddr, BootstrapAddr, DhtProtocol, HostPort, Mtu, NodeName, Range, Relaying, TunName};
+use values::{
+    ApiAddr, BootstrapAddr, Broadcasts, DhtProtocol, HostPort, Mtu, NodeName, Ports, Range, Relaying, TunName,
+};
 
 /// Every key with its explanation and default.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
@@ -24,6 +27,8 @@ pub const DEFAULTS: &str = include_str!("../config/default.toml");
 pub const RELAY_P2P_PORT: u16 = 4001;
 /// STUN servers or relays that a user may name; more are left out.
 const MAX_SERVERS: usize = 16;
+/// Port ranges that broadcasts may be left out of; more are ignored.
+const MAX_EXCEPT: usize = 64;
 
 /// Why the configuration cannot be used; says where and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +62,10 @@ pub struct Config {
     pub relay_servers: Vec<String>,
     pub serve: Serve,
     pub port_mapping: bool,
+    /// Which broadcasts of local programs the members get.
+    pub broadcasts: Carry,
+    /// UDP ports whose broadcasts are not carried, both ends included.
+    pub broadcast_except: Vec<(u16, u16)>,
     /// Set the identity in the data folder aside and make a new one.
     pub new_identity: bool,
     /// A `tracing` filter.
@@ -136,6 +145,12 @@ pub struct Layer {
     /// Do not ask the router to forward the data port (PCP, NAT-PMP, UPnP)
     #[arg(long, env = "LANRAGE_NO_PORT_MAPPING", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub no_port_mapping: Option<bool>,
+    /// Which broadcasts of games and other programs your friends get: all, device (only those sent on the virtual device) or off [default: all]
+    #[arg(long, env = "LANRAGE_BROADCASTS", value_name = "WHICH")]
+    pub broadcasts: Option<Broadcasts>,
+    /// UDP port or range (137-139) whose broadcasts are not carried; may be repeated
+    #[arg(long, env = "LANRAGE_BROADCAST_EXCEPT", value_name = "PORTS", value_delimiter = ',')]
+    pub broadcast_except: Option<Vec<Ports>>,
     /// What to write to the error output: error, warn, info, debug, trace
     #[arg(long, env = "LANRAGE_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -196,6 +211,8 @@ impl Layer {
             relay_servers: self.relay_servers.or(below.relay_servers),
             relaying: self.relaying.or(below.relaying),
             no_port_mapping: self.no_port_mapping.or(below.no_port_mapping),
+            broadcasts: self.broadcasts.or(below.broadcasts),
+            broadcast_except: self.broadcast_except.or(below.broadcast_except),
             log: self.log.or(below.log),
         }
     }
@@ -262,6 +279,8 @@ impl Config {
             relay_servers: hosts(layer.relay_servers),
             serve: taken(layer.relaying, "relaying")?.serve(),
             port_mapping: !taken(layer.no_port_mapping, "no-port-mapping")?,
+            broadcasts: taken(layer.broadcasts, "broadcasts")?.carry(),
+            broadcast_except: layer.broadcast_except.iter().flatten().map(Ports::range).take(MAX_EXCEPT).collect(),
             new_identity,
             log: taken(layer.log, "log")?,
             file,

@@ -22,7 +22,7 @@ use crate::api;
 use crate::cli::print;
 use crate::config::{Config, RelayConfig};
 use crate::play::Sessions;
-use crate::system;
+use crate::system::{self, Right};
 use wiring::{Data, NatData, Node};
 
 /// How long the farewell to the party may take.
@@ -85,6 +85,8 @@ async fn run_node(config: Config) -> Result<(), String> {
         tun: config.tun.clone(),
         mtu: config.mtu,
         relay_servers: config.relay_servers.clone(),
+        broadcasts: config.broadcasts,
+        broadcast_except: config.broadcast_except.clone(),
         nat: NatData {
             stun_servers: config.stun_servers.clone(),
             serve: config.serve,
@@ -122,7 +124,7 @@ async fn run_node(config: Config) -> Result<(), String> {
     };
     print::line(match end {
         End::Stop => "stopping",
-        End::Restart(_) => "LANrage has been given the right to make its network device; restarting",
+        End::Restart(_) => "LANrage has been given the rights that it lacked; restarting",
     });
     drop(sessions);
     running.stop().await;
@@ -142,18 +144,29 @@ enum End {
 /// restart for ever.
 const RESTARTED: &str = "LANRAGE_RESTARTED_FOR_RIGHTS";
 
-/// Ends when the program file has been given the capability that the device lacks. A running program cannot gain it.
+/// Ends when the program file has been given a capability that the device or the capture lacks. A running program cannot gain it.
 async fn granted_rights(node: &Node) -> PathBuf {
     if std::env::var_os(RESTARTED).is_some() {
         return std::future::pending().await;
     }
     loop {
         tokio::time::sleep(RIGHTS_EVERY).await;
-        let lacks = node.tun.send(GetTun).await.is_ok_and(|view| view.state == TunState::NoPermission);
-        if lacks
-            && system::has_net_admin() == Some(false)
+        let device = node.tun.send(GetTun).await.is_ok_and(|view| view.state == TunState::NoPermission);
+        let held = |right| system::has(right);
+        let lacks = [
+            (Right::NetAdmin, device && held(Right::NetAdmin) == Some(false)),
+            (Right::NetRaw, held(Right::NetRaw) == Some(false)),
+        ];
+        // A restart for one right must not lose the other.
+        let kept = |program: &Path| {
+            [Right::NetAdmin, Right::NetRaw]
+                .into_iter()
+                .all(|right| held(right) != Some(true) || system::file_grants(program, right))
+        };
+        if lacks.iter().any(|(_, lacks)| *lacks)
             && let Ok(program) = std::env::current_exe()
-            && system::file_grants_net_admin(&program)
+            && lacks.iter().any(|&(right, lacks)| lacks && system::file_grants(&program, right))
+            && kept(&program)
         {
             return program;
         }

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
 use actix::dev::SendError;
 use actix::prelude::*;
 
+use super::captures::Captures;
 use super::machine::{BroadcastMachine, Outputs, Settings};
 use super::messages::{BindBroadcast, FromDevice, FromMember, GetBroadcast, SetGameRules};
+use super::system::System;
 use crate::browser::messages::Announcement;
 use crate::peer::messages::Outbound;
 use crate::tun::messages::{AddRoute, Deliver, RemoveRoute, SetAddress};
@@ -18,28 +22,41 @@ use crate::wire::PacketBatch;
 const MAILBOX: usize = 64;
 /// More than the members of any party (255).
 const MAX_MEMBERS: usize = 1024;
+/// Captured packets before the other actors of the arbiter get their turn.
+const PACKETS_PER_POLL: usize = 64;
 
 /// Translates between the mailbox and one `BroadcastMachine`.
 pub struct BroadcastActor {
     machine: BroadcastMachine,
     outputs: Outputs,
+    system: Box<dyn System>,
+    captures: Captures,
+    device: String,
     links: Option<BindBroadcast>,
     members: BTreeMap<Ipv4Addr, Recipient<Outbound>>,
+    timer: Option<(Instant, SpawnHandle)>,
 }
 
 impl BroadcastActor {
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings, system: Box<dyn System>) -> Self {
         Self {
+            device: settings.device.clone(),
             machine: BroadcastMachine::new(settings),
             outputs: Outputs::default(),
+            system,
+            captures: Captures::default(),
             links: None,
             members: BTreeMap::new(),
+            timer: None,
         }
     }
 
-    fn flush(&mut self) {
-        let Self { machine, outputs, links, members } = self;
+    fn flush(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::take(&mut self.outputs.survey) {
+            self.survey(ctx);
+        }
+        let Self { machine, outputs, links, members, .. } = self;
         for batch in outputs.send.drain() {
             for member in members.values() {
                 let packets = batch.len() as u64;
@@ -66,6 +83,115 @@ impl BroadcastActor {
             };
             // Who wants to read along and has no room misses one: the next comes soon.
             let _ = heard.map(|heard| heard.try_send(announcement));
+        }
+        self.arm(ctx);
+    }
+
+    /// Looks at this machine's interfaces, sockets and groups.
+    fn survey(&mut self, ctx: &mut Context<Self>) {
+        match self.system.interfaces() {
+            Ok(interfaces) => {
+                let wanted = self.machine.wanted_captures(&interfaces);
+                for number in self.captures.settle(wanted, self.system.as_mut()) {
+                    ctx.spawn(CaptureLoop { number, generation: self.captures.generation(number) });
+                }
+                self.machine.set_captured(self.captures.running());
+            }
+            Err(error) => tracing::debug!(%error, "the interfaces of this machine cannot be read"),
+        }
+        self.machine.count_capture_overflow(self.captures.take_dropped());
+        if let Some(problem) = self.captures.take_news() {
+            tracing::warn!("{problem}");
+        }
+        self.look_at_sockets();
+    }
+
+    fn look_at_sockets(&mut self) {
+        match self.system.local() {
+            Ok(local) => self.machine.set_local(local),
+            Err(error) => tracing::debug!(%error, "the sockets of this machine cannot be read"),
+        }
+        let groups = self.machine.wanted_groups();
+        let list: Vec<Ipv4Addr> = groups.iter().copied().collect();
+        let address = self.machine.own().map_or(Ipv4Addr::UNSPECIFIED, |own| own.ip);
+        let mut held = groups;
+        for (group, error) in self.system.join(&self.device, address, &list) {
+            tracing::debug!(%group, %error, "the virtual device cannot join this group");
+            held.remove(&group);
+        }
+        self.machine.set_held(held);
+    }
+
+    /// One timer, moved only when the machine wants to be called earlier than it would fire.
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        let Some((due, _reason)) = self.machine.poll_timeout() else { return };
+        if let Some((armed, handle)) = self.timer {
+            if armed <= due {
+                return;
+            }
+            ctx.cancel_future(handle);
+        }
+        let handle = ctx.run_later(due.saturating_duration_since(now()), |actor, ctx| {
+            actor.timer = None;
+            actor.run_due_timer(now());
+            actor.flush(ctx);
+        });
+        self.timer = Some((due, handle));
+    }
+
+    /// A mailbox that is never empty must not starve the timer.
+    fn run_due_timer(&mut self, now: Instant) {
+        if self.machine.poll_timeout().is_some_and(|(at, _)| at <= now) {
+            self.machine.handle_timeout(now, &mut self.outputs);
+        }
+    }
+
+    /// Reads a capture until it has nothing more or the others must have their turn. `Ready` when it has ended.
+    fn drain(&mut self, number: u8, ctx: &mut Context<Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let now = now();
+        let Self { machine, outputs, captures, .. } = self;
+        let mut left = PACKETS_PER_POLL;
+        let end = loop {
+            let Some(capture) = captures.get(number) else { break Poll::Ready(()) };
+            match capture.poll_packet(cx, &mut |packet| machine.on_captured(now, number, packet, outputs)) {
+                Poll::Ready(Ok(())) => captures.count(number),
+                Poll::Ready(Err(error)) => {
+                    captures.end(number, &error);
+                    break Poll::Ready(());
+                }
+                Poll::Pending => break Poll::Pending,
+            }
+            left -= 1;
+            if left == 0 {
+                cx.waker().wake_by_ref();
+                break Poll::Pending;
+            }
+        };
+        self.flush(ctx);
+        end
+    }
+}
+
+/// Polls a capture with the actor at hand, so that a packet makes no hop between them.
+struct CaptureLoop {
+    number: u8,
+    generation: u64,
+}
+
+impl ActorFuture<BroadcastActor> for CaptureLoop {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        actor: &mut BroadcastActor,
+        ctx: &mut Context<BroadcastActor>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        // Another capture may have taken the number.
+        if self.generation == actor.captures.generation(self.number) {
+            actor.drain(self.number, ctx, task)
+        } else {
+            Poll::Ready(())
         }
     }
 }
@@ -103,26 +229,40 @@ impl Handler<BindBroadcast> for BroadcastActor {
 impl Handler<FromDevice> for BroadcastActor {
     type Result = ();
 
-    fn handle(&mut self, FromDevice(batch): FromDevice, _: &mut Self::Context) {
-        self.machine.on_device(now(), &batch, &mut self.outputs);
-        self.flush();
+    fn handle(&mut self, FromDevice(batch): FromDevice, ctx: &mut Self::Context) {
+        let now = now();
+        self.run_due_timer(now);
+        self.machine.on_device(now, &batch, &mut self.outputs);
+        self.flush(ctx);
     }
 }
 
 impl Handler<FromMember> for BroadcastActor {
     type Result = ();
 
-    fn handle(&mut self, FromMember { ip, batch }: FromMember, _: &mut Self::Context) {
-        self.machine.on_member(now(), ip, &batch, &mut self.outputs);
-        self.flush();
+    fn handle(&mut self, FromMember { ip, batch }: FromMember, ctx: &mut Self::Context) {
+        let now = now();
+        self.run_due_timer(now);
+        if self.machine.wants_local(now, &batch) {
+            self.look_at_sockets();
+        }
+        self.machine.on_member(now, ip, &batch, &mut self.outputs);
+        self.flush(ctx);
     }
 }
 
 impl Handler<SetAddress> for BroadcastActor {
     type Result = ();
 
-    fn handle(&mut self, SetAddress(address): SetAddress, _: &mut Self::Context) {
-        self.machine.set_address(address);
+    fn handle(&mut self, SetAddress(address): SetAddress, ctx: &mut Self::Context) {
+        let now = now();
+        self.machine.set_address(now, address);
+        if address.is_none() {
+            // Captures and groups end at once, not with the next survey.
+            self.survey(ctx);
+        }
+        self.run_due_timer(now);
+        self.flush(ctx);
     }
 }
 
@@ -149,8 +289,11 @@ impl Handler<RemoveRoute> for BroadcastActor {
 impl Handler<SetGameRules> for BroadcastActor {
     type Result = ();
 
-    fn handle(&mut self, SetGameRules(rules): SetGameRules, _: &mut Self::Context) {
-        self.machine.set_rules(rules);
+    fn handle(&mut self, SetGameRules(rules): SetGameRules, ctx: &mut Self::Context) {
+        let now = now();
+        self.machine.set_rules(now, rules);
+        self.run_due_timer(now);
+        self.flush(ctx);
     }
 }
 
@@ -158,6 +301,9 @@ impl Handler<GetBroadcast> for BroadcastActor {
     type Result = MessageResult<GetBroadcast>;
 
     fn handle(&mut self, _: GetBroadcast, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.machine.view())
+        let mut view = self.machine.view();
+        view.captures = self.captures.view();
+        view.problems.extend(self.captures.problem());
+        MessageResult(view)
     }
 }

@@ -66,13 +66,38 @@ pub struct GetBroadcast;
 
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct BroadcastView {
+    /// `all`, `device` or `off`: which broadcasts of local programs the members get.
+    pub carry: &'static str,
     /// Members that broadcasts go to.
     pub members: usize,
     pub counters: BroadcastCounters,
     /// The busiest destination ports first.
     pub ports: Vec<PortView>,
+    pub captures: Vec<CaptureView>,
+    /// Multicast groups joined on the virtual device for local programs.
+    pub groups: Vec<Ipv4Addr>,
     /// What is wrong and what to do.
     pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CaptureView {
+    pub interface: String,
+    pub state: CaptureState,
+    /// What is wrong, when `state` is a problem.
+    pub problem: Option<String>,
+    /// Packets since the capture began.
+    pub packets: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptureState {
+    Running,
+    /// CAP_NET_RAW is missing.
+    NoPermission,
+    /// Anything else that the system refused; retried.
+    Failed,
 }
 
 /// Datagrams to one destination port since it was seen first.
@@ -108,12 +133,16 @@ pub struct BroadcastCounters {
     pub dropped_alone: u64,
     /// From an address that is no member's.
     pub dropped_stranger: u64,
+    /// Multicasts to a group that no local program joined.
+    pub dropped_unheard: u64,
     /// Beyond the rate limits.
     pub dropped_limited: u64,
     /// Seen at two capture points within 20 ms.
     pub dropped_duplicate: u64,
     /// Fragments that overlapped, never became whole, or were too many.
     pub dropped_fragments: u64,
+    /// Local broadcasts that came faster than captures were read, packets.
+    pub dropped_capture: u64,
     /// A mailbox was full, packets.
     pub dropped_busy: u64,
 }

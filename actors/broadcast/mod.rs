@@ -2,6 +2,18 @@
 //! there.
 
 pub mod actor;
+pub mod captures;
 pub mod datagram;
+pub mod dedup;
+pub mod delivery;
+pub mod filter;
+pub mod interfaces;
+pub mod limits;
+#[cfg(target_os = "linux")]
+pub mod linux;
+pub mod local;
 pub mod machine;
 pub mod messages;
+pub mod reassembly;
+pub mod system;
+pub mod tally;

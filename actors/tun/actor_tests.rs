@@ -268,7 +268,7 @@ async fn a_missing_right_is_said_and_the_device_comes_up_when_it_is_there() {
     assert_eq!(view.state, TunState::NoPermission);
     let exe = std::env::current_exe().unwrap();
     let problem = view.problem.unwrap();
-    assert!(problem.contains(&format!("sudo setcap cap_net_admin+ep {}", exe.display())), "{problem}");
+    assert!(problem.contains(&format!("sudo setcap cap_net_admin,cap_net_raw+ep {}", exe.display())), "{problem}");
     let view = bench.view_when(|view| view.state == TunState::Up).await;
     assert_eq!(view.problem, None);
     assert_eq!(bench.world.lock().unwrap().opened, [OWN]);

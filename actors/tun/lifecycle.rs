@@ -132,7 +132,7 @@ impl Lifecycle {
 
 /// State and one line that says what to do. `exe` is the path of the running program.
 fn describe(name: &str, exe: &str, error: &OpenError) -> (TunState, String) {
-    let setcap = format!("sudo setcap cap_net_admin+ep {}", shell_quoted(exe));
+    let setcap = format!("sudo setcap cap_net_admin,cap_net_raw+ep {}", shell_quoted(exe));
     match error {
         OpenError::Capability => (
             TunState::NoPermission,
@@ -196,7 +196,9 @@ mod tests {
             let now = start + n * Duration::from_secs(3);
             machine.refused(now, "lanrage0", "/opt/lan rage/bin", &OpenError::Capability);
             assert_eq!(machine.state(), TunState::NoPermission);
-            assert!(machine.problem().unwrap().contains("sudo setcap cap_net_admin+ep '/opt/lan rage/bin'"));
+            assert!(
+                machine.problem().unwrap().contains("sudo setcap cap_net_admin,cap_net_raw+ep '/opt/lan rage/bin'")
+            );
             assert_eq!(machine.take_report().is_some(), n == 0);
             let due = now + Duration::from_secs(3);
             assert_eq!(machine.poll_timeout(), Some((due, Why::RetryOpen)));

@@ -49,6 +49,8 @@ pub(super) struct Doctor<'a> {
     pub(super) uptime_s: u64,
     /// Whether the node may set up network devices; null where that cannot be told.
     pub(super) net_admin: Option<bool>,
+    /// Whether it may capture broadcasts; null where that cannot be told.
+    pub(super) net_raw: Option<bool>,
     pub(super) executable: Option<PathBuf>,
     pub(super) mdns: bool,
     #[serde(flatten)]

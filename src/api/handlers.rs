@@ -85,7 +85,8 @@ pub(super) async fn doctor(shared: Data<Shared>) -> Answer {
     Ok(HttpResponse::Ok().json(Doctor {
         version: facts.version,
         uptime_s: facts.started.elapsed().as_secs(),
-        net_admin: system::has_net_admin(),
+        net_admin: system::has(system::Right::NetAdmin),
+        net_raw: system::has(system::Right::NetRaw),
         executable: std::env::current_exe().ok(),
         mdns: facts.mdns,
         parts,

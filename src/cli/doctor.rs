@@ -12,7 +12,7 @@ use super::commands::pretty;
 use super::print;
 use super::views::Tun;
 use crate::config::Places;
-use crate::system;
+use crate::system::{self, Right};
 
 /// What the data socket asks for, less what the usual default of 212,992 bytes may fall short of it.
 const SOCKET_BUFFER: u64 = 200_000;
@@ -40,6 +40,7 @@ struct Check {
 #[derive(Debug)]
 struct Local {
     net_admin: Option<bool>,
+    net_raw: Option<bool>,
     tun_device: bool,
     executable: Option<PathBuf>,
     /// Bytes.
@@ -54,6 +55,7 @@ struct Local {
 struct Node {
     uptime_s: u64,
     net_admin: Option<bool>,
+    net_raw: Option<bool>,
     executable: Option<PathBuf>,
     mdns: bool,
     tun: Option<Tun>,
@@ -94,7 +96,8 @@ impl Check {
 pub(super) fn run(args: &AskArgs, places: &Places) -> Result<ExitCode, String> {
     let client = Client::new(&args.node, places)?;
     let local = Local {
-        net_admin: system::has_net_admin(),
+        net_admin: system::has(Right::NetAdmin),
+        net_raw: system::has(Right::NetRaw),
         tun_device: Path::new("/dev/net/tun").exists(),
         executable: std::env::current_exe().ok(),
         receive_buffer: system::kernel_setting("/proc/sys/net/core/rmem_max"),
@@ -145,17 +148,26 @@ fn checks(local: &Local, node: &Result<Node, Failure>, address: &str) -> Vec<Che
 /// Of the node where it runs: it may be another program file, or have been started by root.
 fn rights(local: &Local, node: Option<&Node>) -> Check {
     let name = "rights";
-    let (holds, executable) = match node {
-        Some(node) => (node.net_admin, node.executable.as_ref()),
-        None => (local.net_admin, local.executable.as_ref()),
+    let (holds, captures, executable) = match node {
+        Some(node) => (node.net_admin, node.net_raw, node.executable.as_ref()),
+        None => (local.net_admin, local.net_raw, local.executable.as_ref()),
     };
     let program = executable.map_or_else(|| "\"$(command -v lanrage)\"".to_owned(), |path| path.display().to_string());
     match holds {
+        Some(true) if captures == Some(false) => Check::warn(
+            name,
+            "LANrage may not listen to what games shout on your local networks, so your friends do not find the games that you host by themselves",
+            format!(
+                "run once; a LANrage that runs goes on by itself: sudo setcap cap_net_admin,cap_net_raw+ep {program}"
+            ),
+        ),
         Some(true) => Check::ok(name, "LANrage may set up its network device"),
         Some(false) => Check::fail(
             name,
             "LANrage may not set up its network device, so games cannot reach the party",
-            format!("run once; a LANrage that runs goes on by itself: sudo setcap cap_net_admin+ep {program}"),
+            format!(
+                "run once; a LANrage that runs goes on by itself: sudo setcap cap_net_admin,cap_net_raw+ep {program}"
+            ),
         ),
         None => Check::warn(
             name,
@@ -317,6 +329,7 @@ mod tests {
     fn local() -> Local {
         Local {
             net_admin: Some(true),
+            net_raw: Some(true),
             tun_device: true,
             executable: Some("/usr/bin/lanrage".into()),
             receive_buffer: Some(4_000_000),
@@ -327,7 +340,7 @@ mod tests {
 
     fn node(change: &dyn Fn(&mut serde_json::Value)) -> Node {
         let mut value = json!({
-            "uptime_s": 100, "net_admin": true, "executable": "/opt/lanrage", "mdns": true,
+            "uptime_s": 100, "net_admin": true, "net_raw": true, "executable": "/opt/lanrage", "mdns": true,
             "tun": {"name": "lanrage0", "mtu": 1360, "state": "up", "problem": null},
             "discovery": {"connected_nodes": 3, "dht_nodes": 20, "reachability": "private", "relay_reservations": 2,
                 "bootstrap": [{"addr": "/a", "reached": false, "last_error": "e"}, {"addr": "/b", "reached": true, "last_error": null}]},
@@ -350,8 +363,14 @@ mod tests {
     #[test]
     fn each_fault_is_found() {
         type Change = fn(&mut serde_json::Value);
-        let faults: [(Change, Verdict, &str, &str); 9] = [
-            (|v| v["net_admin"] = json!(false), Verdict::Fail, "rights", "sudo setcap cap_net_admin+ep /opt/lanrage"),
+        let faults: [(Change, Verdict, &str, &str); 10] = [
+            (|v| v["net_raw"] = json!(false), Verdict::Warn, "rights", "cap_net_raw+ep /opt/lanrage"),
+            (
+                |v| v["net_admin"] = json!(false),
+                Verdict::Fail,
+                "rights",
+                "sudo setcap cap_net_admin,cap_net_raw+ep /opt/lanrage",
+            ),
             (|v| v["tun"]["state"] = json!("failed"), Verdict::Fail, "network device", "printed"),
             (|v| v["tun"] = json!(null), Verdict::Fail, "network device", "restart"),
             (|v| v["mdns"] = json!(false), Verdict::Warn, "local network", "no-mdns"),

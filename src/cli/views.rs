@@ -14,6 +14,8 @@ pub(super) struct Status {
     api: SocketAddr,
     party: Option<Party>,
     tun: Option<Tun>,
+    #[serde(default)]
+    broadcast: Option<Broadcast>,
     notices: Vec<String>,
     problems: Vec<Trouble>,
 }
@@ -32,6 +34,26 @@ pub(super) struct Tun {
 struct Play {
     pid: u32,
     game: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Broadcast {
+    carry: String,
+    counters: BroadcastCounters,
+    captures: Vec<Capture>,
+}
+
+#[derive(Debug, Deserialize)]
+struct BroadcastCounters {
+    sent: u64,
+    delivered: u64,
+    dropped_limited: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Capture {
+    interface: String,
+    state: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -117,6 +139,9 @@ pub(super) fn status(status: &Status) -> String {
             rows.push(row("lanrage play", format!("process {}{game}", play.pid)));
         }
     }
+    if let (Some(broadcast), Some(_)) = (&status.broadcast, &status.party) {
+        rows.push(row("broadcasts", shouts(broadcast)));
+    }
     let mut text = table(&rows);
     if let Some(party) = &status.party {
         text.push_str("\n\nmembers\n");
@@ -129,6 +154,18 @@ pub(super) fn status(status: &Status) -> String {
         text.push_str(&format!("\n\nproblem: {}", clean(&problem.message)));
     }
     text
+}
+
+/// `on eth0 and the device; 12 sent, 34 received`
+fn shouts(broadcast: &Broadcast) -> String {
+    if broadcast.carry == "off" {
+        return "off".to_owned();
+    }
+    let captured = broadcast.captures.iter().filter(|it| it.state == "running").map(|it| clean(&it.interface));
+    let places: Vec<String> = captured.chain(["the device".to_owned()]).collect();
+    let BroadcastCounters { sent, delivered, dropped_limited } = broadcast.counters;
+    let limited = if dropped_limited > 0 { format!(", {dropped_limited} beyond the limits") } else { String::new() };
+    format!("on {}; {sent} sent, {delivered} received{limited}", places.join(" and "))
 }
 
 fn device_state(state: &str) -> &str {
@@ -248,6 +285,8 @@ mod tests {
         let value = json!({
             "peer_id": "12D3KooWx", "name": "ann", "version": "0.1.0", "api": "127.0.0.1:8666",
             "tun": {"name": "lanrage0", "mtu": 1360, "state": "no_permission", "problem": "p"},
+            "broadcast": {"carry": "all", "counters": {"sent": 12, "delivered": 34, "dropped_limited": 5},
+                "captures": [{"interface": "eth0", "state": "running"}, {"interface": "wlan0", "state": "failed"}]},
             "party": {"id": "00", "name": "ann's", "code": "K7QM-2XPA-9DRT", "link": "lanrage://join/x", "virtual_ip": "10.66.0.1",
                 "host": "ann", "members": [
                     {"name": "ann", "virtual_ip": "10.66.0.1", "host": true, "me": true, "online": true},
@@ -259,6 +298,7 @@ mod tests {
             "code        K7QM-2XPA-9DRT",
             "virtual IP  10.66.0.1",
             "lanrage0: not allowed (MTU 1360)",
+            "broadcasts  on eth0 and the device; 12 sent, 34 received, 5 beyond the limits",
             "  ann   10.66.0.1  you, host",
             "  b?ob  10.66.0.2  offline",
             "note: old database",

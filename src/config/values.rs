@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use lanrage_actors::broadcast::machine::Carry;
 use lanrage_actors::nat::messages::Serve;
 use lanrage_actors::wire::Ipv4Range;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -112,6 +113,57 @@ impl Relaying {
             "never" => Serve::Never,
             _ => Serve::Auto,
         }
+    }
+}
+
+text_value!(
+    /// Which broadcasts of local programs the members get.
+    Broadcasts,
+    String,
+    broadcasts
+);
+
+impl Broadcasts {
+    #[must_use]
+    pub fn carry(&self) -> Carry {
+        match self.0.as_str() {
+            "device" => Carry::Device,
+            "off" => Carry::Off,
+            _ => Carry::All,
+        }
+    }
+}
+
+text_value!(
+    /// UDP ports: `1900` or `137-139`.
+    Ports,
+    String,
+    ports
+);
+
+impl Ports {
+    /// First and last.
+    #[must_use]
+    pub fn range(&self) -> (u16, u16) {
+        port_range(&self.0).unwrap_or_default()
+    }
+}
+
+fn port_range(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let range = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (range.0 <= range.1).then_some(range)
+}
+
+fn ports(text: &str) -> Result<String, String> {
+    let wrong = || format!("`{text}` is not a UDP port or a range of them; write it like 1900 or 137-139");
+    port_range(text).map(|_| text.to_owned()).ok_or_else(wrong)
+}
+
+fn broadcasts(text: &str) -> Result<String, String> {
+    match text {
+        "all" | "device" | "off" => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is none of all, device and off")),
     }
 }
 

@@ -8,7 +8,8 @@ use actix::prelude::*;
 use ed25519_dalek::SigningKey;
 use futures::channel::oneshot;
 use lanrage_actors::broadcast::actor::BroadcastActor;
-use lanrage_actors::broadcast::machine::Settings as BroadcastSettings;
+use lanrage_actors::broadcast::linux::LinuxSystem;
+use lanrage_actors::broadcast::machine::{Carry, Settings as BroadcastSettings};
 use lanrage_actors::broadcast::messages::BindBroadcast;
 use lanrage_actors::discovery::{self, BindDataStreams, BindDiscovery, DiscoveryActor, DiscoveryConfig};
 use lanrage_actors::metrics::MetricsActor;
@@ -47,6 +48,9 @@ pub(super) struct Data {
     pub(super) nat: NatData,
     /// `HOST:PORT`.
     pub(super) relay_servers: Vec<String>,
+    pub(super) broadcasts: Carry,
+    /// UDP ports whose broadcasts are not carried.
+    pub(super) broadcast_except: Vec<(u16, u16)>,
 }
 
 /// What the data socket is made of.
@@ -209,6 +213,7 @@ impl Node {
         let peers_seed = seed()?;
         let peers =
             PeerSupervisor::start_in_arbiter(&data_path.handle(), move |_| PeerSupervisor::new(own, peers_seed));
+        let device = data.tun.clone();
         let tun_config = TunConfig { name: data.tun.clone(), mtu: data.mtu };
         let tun =
             TunActor::start_in_arbiter(&data_path.handle(), move |_| TunActor::new(tun_config, Box::new(LinuxFactory)));
@@ -226,8 +231,15 @@ impl Node {
         let nat = data_socket(&data_path, data.sockets, data.tun, data.nat, identity.wireguard).await?;
         let relay = relay(&data_path, identity)?;
         let metrics = MetricsActor::start_in_arbiter(&control.handle(), |_| MetricsActor::default());
-        let settings = BroadcastSettings { mtu: data.mtu };
-        let broadcast = BroadcastActor::start_in_arbiter(&data_path.handle(), move |_| BroadcastActor::new(settings));
+        let settings = BroadcastSettings {
+            device: device.clone(),
+            mtu: data.mtu,
+            carry: data.broadcasts,
+            except: data.broadcast_except,
+        };
+        let broadcast = BroadcastActor::start_in_arbiter(&data_path.handle(), move |_| {
+            BroadcastActor::new(settings, Box::new(LinuxSystem::default()))
+        });
 
         let arbiters = [data_path, control, disk];
         let node = Self { id, party, tun, nat, peers, discovery, relay, metrics, broadcast, arbiters };

@@ -1,0 +1,77 @@
+//! What is known of the local programs' sockets and groups, and when to look again.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use super::{BroadcastMachine, destination_port};
+use crate::broadcast::local::Local;
+use crate::wire::PacketBatch;
+use crate::wire::ip::Ipv4Packet;
+
+/// A program that joins a group waits at most so long until the virtual device has it too.
+pub(super) const SURVEY_EVERY: Duration = Duration::from_secs(2);
+/// What is known of sockets is not asked again sooner, although a datagram comes for one that is not known.
+const NOT_BEFORE: Duration = Duration::from_millis(100);
+/// What is known of sockets is asked again when it is older and a datagram comes.
+const FRESH: Duration = Duration::from_secs(1);
+/// Groups joined on the virtual device.
+const MAX_GROUPS: usize = 64;
+/// Every interface is in it without anybody having joined.
+const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
+/// mDNS, LLMNR and SSDP, which are not carried.
+const UNWANTED_GROUPS: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(224, 0, 0, 251), Ipv4Addr::new(224, 0, 0, 252), Ipv4Addr::new(239, 255, 255, 250)];
+
+impl BroadcastMachine {
+    /// Whether to look at the sockets before `batch` of a member is delivered.
+    pub fn wants_local(&mut self, now: Instant, batch: &PacketBatch) -> bool {
+        if self.own.is_none() {
+            return false;
+        }
+        let age = self.surveyed.map(|at| now.saturating_duration_since(at));
+        let ask = match age {
+            None => true,
+            Some(age) if age < NOT_BEFORE => false,
+            Some(age) => age >= FRESH || batch.iter().any(|bytes| self.is_unknown(bytes)),
+        };
+        if ask {
+            self.surveyed = Some(now);
+        }
+        ask
+    }
+
+    fn is_unknown(&self, bytes: &[u8]) -> bool {
+        let (Some(local), Ok(packet)) = (&self.local, Ipv4Packet::parse(bytes)) else { return false };
+        let group = packet.destination();
+        let port = destination_port(packet.payload()).filter(|_| packet.fragment_offset() == 0);
+        port.is_some_and(|port| !local.ports.contains_key(&port))
+            || group.is_multicast() && !self.joined.contains(&group)
+    }
+
+    /// What the local programs listen on now.
+    pub fn set_local(&mut self, local: Local) {
+        let device = &self.settings.device;
+        let by_others = local.groups.iter().filter(|it| {
+            let own = u32::from(it.interface == *device && self.held.contains(&it.group));
+            it.users > own && it.interface != "lo"
+        });
+        self.joined = by_others.map(|it| it.group).chain(self.rules.groups.iter().copied()).collect();
+        self.joined.retain(|group| group.is_multicast() && !UNWANTED_GROUPS.contains(group));
+        self.local = Some(local);
+    }
+
+    /// Groups that the virtual device is to be in, for the local programs that joined them on other interfaces.
+    #[must_use]
+    pub fn wanted_groups(&self) -> BTreeSet<Ipv4Addr> {
+        if self.own.is_none() {
+            return BTreeSet::new();
+        }
+        self.joined.iter().copied().filter(|group| *group != ALL_SYSTEMS).take(MAX_GROUPS).collect()
+    }
+
+    /// Groups that it is in.
+    pub fn set_held(&mut self, groups: BTreeSet<Ipv4Addr>) {
+        self.held = groups;
+    }
+}
