@@ -129,7 +129,7 @@ fn kind(sys: &Path) -> Kind {
     if !sys.join("bridge").exists() {
         return Kind::Ordinary;
     }
-    let ports = fs::read_dir(sys.join("brif")).into_iter().flatten().flatten();
+    let mut ports = fs::read_dir(sys.join("brif")).into_iter().flatten().flatten();
     // Only what stands for hardware has a device; a VLAN or bond stands on one.
     let outside = |port: fs::DirEntry| {
         let port = sys.with_file_name(port.file_name());
@@ -137,7 +137,7 @@ fn kind(sys: &Path) -> Kind {
             || fs::read_to_string(port.join("uevent"))
                 .is_ok_and(|it| it.contains("DEVTYPE=vlan") || it.contains("DEVTYPE=bond"))
     };
-    if ports.map(outside).any(|outside| outside) { Kind::Bridge } else { Kind::Inner }
+    if ports.any(outside) { Kind::Bridge } else { Kind::Inner }
 }
 
 /// An AF_PACKET socket on one interface.
@@ -185,6 +185,8 @@ impl LinuxCapture {
 
 impl Capture for LinuxCapture {
     fn poll_packet(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(&[u8])) -> Poll<io::Result<()>> {
+        // An interface that went down may come back.
+        let again = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut, io::ErrorKind::NetworkDown];
         loop {
             let mut guard = ready!(self.readable.poll_read_ready(cx))?;
             match self.receiver.next() {
@@ -192,13 +194,9 @@ impl Capture for LinuxCapture {
                     sink(packet);
                     return Poll::Ready(Ok(()));
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => guard.clear_ready(),
-                    io::ErrorKind::Interrupted => {}
-                    // It went down, and may come back.
-                    io::ErrorKind::NetworkDown => guard.clear_ready(),
-                    _ => return Poll::Ready(Err(error)),
-                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if again.contains(&error.kind()) => guard.clear_ready(),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }

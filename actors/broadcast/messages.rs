@@ -121,6 +121,8 @@ pub struct BroadcastCounters {
     pub sent_copies: u64,
     /// Out of members' tunnels, handed to the local stack.
     pub delivered: u64,
+    /// Of these, multicasts to a group that no local program was seen to join; handed over as they were sent.
+    pub unheard: u64,
     /// Copies written for single sockets, packets.
     pub delivered_unicast: u64,
     /// Not IPv4 and UDP as they should be: lengths that lie, wrong checksums.
@@ -133,8 +135,6 @@ pub struct BroadcastCounters {
     pub dropped_alone: u64,
     /// From an address that is no member's.
     pub dropped_stranger: u64,
-    /// Multicasts to a group that no local program joined.
-    pub dropped_unheard: u64,
     /// Beyond the rate limits.
     pub dropped_limited: u64,
     /// Seen at two capture points within 20 ms.

@@ -34,7 +34,7 @@ impl Tally {
             }
         }
         let view = if self.ports.len() < MAX_PORTS || self.ports.contains_key(&port) {
-            let entry = self.ports.entry(port).or_insert((now, PortView { port, ..PortView::default() }));
+            let entry = self.ports.entry(port).or_insert_with(|| (now, PortView { port, ..PortView::default() }));
             entry.0 = now;
             &mut entry.1
         } else {

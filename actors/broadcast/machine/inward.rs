@@ -107,11 +107,13 @@ impl BroadcastMachine {
         }
         let listeners = self.local.as_ref().and_then(|local| local.ports.get(&datagram.destination_port));
         let Plan { shouts, unicast } = if datagram.destination.is_multicast() {
-            if self.local.is_some() && !self.joined.contains(&datagram.destination) {
-                self.counters.dropped_unheard += 1;
-                return;
+            if self.local.is_none() || self.joined.contains(&datagram.destination) {
+                delivery::multicast(datagram.destination, own, listeners)
+            } else {
+                // The kernel drops it, but a program in a namespace of its own (`lanrage play`) may have joined.
+                self.counters.unheard += 1;
+                Plan { shouts: vec![datagram.destination], unicast: false }
             }
-            delivery::multicast(datagram.destination, own, listeners)
         } else {
             let networks: Vec<Ipv4Addr> = self.captured.values().flat_map(|it| it.broadcasts.iter().copied()).collect();
             delivery::broadcast(datagram.destination, own, listeners, &networks)
