@@ -8,6 +8,7 @@ mod error;
 mod files;
 mod guard;
 mod handlers;
+mod profiles;
 mod server;
 
 use std::net::SocketAddr;

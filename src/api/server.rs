@@ -11,11 +11,13 @@ use actix_web::middleware::from_fn;
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpServer, Resource, web};
 
+use lanrage_actors::game_watch::folder::DiskFolder;
+
 use super::ApiState;
 use super::error::{Problem, from_json};
 use super::files::{ApiFiles, Token};
 use super::guard::{Ends, Guard, middleware};
-use super::handlers;
+use super::{handlers, profiles};
 
 /// Largest request body, bytes.
 pub(super) const MAX_BODY: usize = 64 * 1024;
@@ -105,7 +107,8 @@ impl Bound {
         let in_folder = |source| ApiError::Files { path: data_dir.display().to_string(), source };
         let token = Token::generate().map_err(in_folder)?;
         let guard = web::Data::new(Guard::new(address, token.clone(), Instant::now()));
-        let state = web::Data::new(Shared { state, address });
+        let profiles = profiles::Profiles::new(DiskFolder::of_data(data_dir));
+        let state = web::Data::new(Shared { state, address, profiles });
         let mut server = HttpServer::new(move || {
             App::new().app_data(guard.clone()).app_data(state.clone()).configure(routes).wrap(from_fn(middleware))
         })
@@ -154,6 +157,7 @@ impl Running {
 pub(super) struct Shared {
     pub(super) state: ApiState,
     pub(super) address: SocketAddr,
+    pub(super) profiles: profiles::Profiles,
 }
 
 fn routes(config: &mut web::ServiceConfig) {
@@ -169,6 +173,10 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(at("/api/v1/broadcast").route(web::get().to(handlers::broadcast)))
         .service(at("/api/v1/peers/{peer}/redundancy").route(web::put().to(handlers::redundancy)))
         .service(at("/api/v1/events").route(web::get().to(handlers::events)))
+        .service(at("/api/v1/profiles").route(web::get().to(profiles::list)))
+        .service(
+            at("/api/v1/profiles/{id}").route(web::put().to(profiles::put)).route(web::delete().to(profiles::delete)),
+        )
         .service(at("/api/v1/party").route(web::get().to(handlers::party)))
         .service(at("/api/v1/parties").route(web::get().to(handlers::parties)))
         .service(at("/api/v1/netcheck").route(web::get().to(handlers::netcheck)))

@@ -1,3 +1,5 @@
+mod profiles;
+
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

@@ -56,6 +56,9 @@ pub(super) enum Command {
         after_help = "Examples:\n  lanrage redundancy bob on     always\n  lanrage redundancy bob auto   when packets are being lost (as at the start)\nIt holds until LANrage ends."
     )]
     Redundancy(RedundancyArgs),
+    /// Check and list game profiles: how games are recognised, and what is done for them
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Run a game in a network of its own that has only the party in it (Linux)
     #[command(
         after_help = "For games that tell others their own address or name, or that take the first network they find.\nNeeds no root. It all goes away when the game ends, and its exit code is passed on.\nOther programs of this computer are not reached from inside: start server and game together, like: lanrage play -- sh -c 'server & game'\n\nExamples:\n  lanrage play -- quakespasm -listen 8\n  lanrage play --name-is-address -- freeciv-server\n  lanrage play --internet -- steam"
@@ -205,6 +208,34 @@ pub(super) enum PartyCommand {
         #[command(flatten)]
         ask: AskArgs,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ProfileCommand {
+    /// Say what is wrong with profile files, line by line; needs no running LANrage
+    #[command(
+        after_help = "Example:\n  lanrage profile check mygame.toml\nA profile of your own goes into the folder `profiles` of the data folder; a running LANrage takes it at once."
+    )]
+    Check {
+        /// Profile files
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// List the built-in profiles and your own
+    List(ProfileListArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProfileListArgs {
+    /// Print JSON, for programs: everything that the profiles say
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Data folder, where your own profiles are
+    #[arg(long, env = "LANRAGE_DATA_DIR", value_name = "FOLDER")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// Configuration file, which may name the data folder
+    #[arg(long, env = "LANRAGE_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -364,6 +395,8 @@ mod tests {
         for line in [
             "party create --name x",
             "party leave",
+            "profile check a.toml b.toml",
+            "profile list --json --data-dir /d",
             "party list --json",
             "party kick bob",
             "status --json",
@@ -384,6 +417,7 @@ mod tests {
             "play",
             "play game",
             "party join x --wait 0",
+            "profile check",
             "--bogus",
         ] {
             assert!(Cli::try_parse_from(format!("lanrage {bad}").split(' ')).is_err(), "{bad}");

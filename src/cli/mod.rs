@@ -8,6 +8,7 @@ mod events;
 mod netcheck;
 mod percentile;
 pub mod print;
+mod profile;
 mod views;
 
 use std::io::IsTerminal;
@@ -37,6 +38,7 @@ pub fn run() -> ExitCode {
         Some(Command::Ping(args)) => commands::ping(&args, &places),
         Some(Command::Events(args)) => events::run(&args, &places),
         Some(Command::Redundancy(args)) => commands::redundancy(&args, &places),
+        Some(Command::Profile(command)) => profile::run(command, &places),
         Some(Command::Doctor(args)) => doctor::run(&args, &places),
         Some(Command::Netcheck(args)) => netcheck::run(&args, &places),
     };
