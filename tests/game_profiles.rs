@@ -1,5 +1,7 @@
 //! The profile files, their schema, and `lanrage profile`, which needs no node.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
