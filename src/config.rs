@@ -29,6 +29,8 @@ pub const RELAY_P2P_PORT: u16 = 4001;
 const MAX_SERVERS: usize = 16;
 /// Port ranges that broadcasts may be left out of; more are ignored.
 const MAX_EXCEPT: usize = 64;
+/// Interfaces that a user may bridge; more are left out.
+const MAX_BRIDGED: usize = 8;
 
 /// Why the configuration cannot be used; says where and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +68,11 @@ pub struct Config {
     pub broadcasts: Carry,
     /// UDP ports whose broadcasts are not carried, both ends included.
     pub broadcast_except: Vec<(u16, u16)>,
+    /// Names of interfaces whose networks are bridged into the party.
+    pub bridge: Vec<String>,
+    /// Carry mDNS and SSDP between members.
+    pub share_mdns: bool,
+    pub share_ssdp: bool,
     /// Set the identity in the data folder aside and make a new one.
     pub new_identity: bool,
     /// A `tracing` filter.
@@ -151,6 +158,15 @@ pub struct Layer {
     /// UDP port or range (137-139) whose broadcasts are not carried; may be repeated
     #[arg(long, env = "LANRAGE_BROADCAST_EXCEPT", value_name = "PORTS", value_delimiter = ',')]
     pub broadcast_except: Option<Vec<Ports>>,
+    /// Let the machines on this local network (a console, a computer without LANrage) play along, like eth0; may be repeated
+    #[arg(long, env = "LANRAGE_BRIDGE", value_name = "INTERFACE", value_delimiter = ',')]
+    pub bridge: Option<Vec<TunName>>,
+    /// Carry mDNS between you and your friends, for programs that find each other by it
+    #[arg(long, env = "LANRAGE_SHARE_MDNS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub share_mdns: Option<bool>,
+    /// Carry SSDP (UPnP, DLNA) between you and your friends
+    #[arg(long, env = "LANRAGE_SHARE_SSDP", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub share_ssdp: Option<bool>,
     /// What to write to the error output: error, warn, info, debug, trace
     #[arg(long, env = "LANRAGE_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -213,6 +229,9 @@ impl Layer {
             no_port_mapping: self.no_port_mapping.or(below.no_port_mapping),
             broadcasts: self.broadcasts.or(below.broadcasts),
             broadcast_except: self.broadcast_except.or(below.broadcast_except),
+            bridge: self.bridge.or(below.bridge),
+            share_mdns: self.share_mdns.or(below.share_mdns),
+            share_ssdp: self.share_ssdp.or(below.share_ssdp),
             log: self.log.or(below.log),
         }
     }
@@ -281,6 +300,9 @@ impl Config {
             port_mapping: !taken(layer.no_port_mapping, "no-port-mapping")?,
             broadcasts: taken(layer.broadcasts, "broadcasts")?.carry(),
             broadcast_except: layer.broadcast_except.iter().flatten().map(Ports::range).take(MAX_EXCEPT).collect(),
+            bridge: layer.bridge.into_iter().flatten().map(|name| name.0).take(MAX_BRIDGED).collect(),
+            share_mdns: taken(layer.share_mdns, "share-mdns")?,
+            share_ssdp: taken(layer.share_ssdp, "share-ssdp")?,
             new_identity,
             log: taken(layer.log, "log")?,
             file,

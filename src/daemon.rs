@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use actix::System;
+use lanrage_actors::broadcast::unwanted::Wanted;
 use lanrage_actors::discovery::{DiscoveryConfig, Role};
 use lanrage_actors::nat::BoundSockets;
 use lanrage_actors::party::messages::GetParty;
@@ -84,6 +85,8 @@ async fn run_node(config: Config) -> Result<(), String> {
         range: config.range,
         tun: config.tun.clone(),
         mtu: config.mtu,
+        bridge: config.bridge.clone(),
+        wanted: Wanted { mdns: config.share_mdns, ssdp: config.share_ssdp },
         relay_servers: config.relay_servers.clone(),
         broadcasts: config.broadcasts,
         broadcast_except: config.broadcast_except.clone(),

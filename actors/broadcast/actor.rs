@@ -10,6 +10,7 @@ use actix::dev::SendError;
 use actix::prelude::*;
 
 use super::captures::Captures;
+use super::bridge::messages::{FromBridge, ReadAlong};
 use super::machine::{BroadcastMachine, Outputs, Settings};
 use super::messages::{BindBroadcast, FromDevice, FromMember, GetBroadcast, SetGameRules};
 use super::system::System;
@@ -35,6 +36,10 @@ pub struct BroadcastActor {
     links: Option<BindBroadcast>,
     members: BTreeMap<Ipv4Addr, Recipient<Outbound>>,
     timer: Option<(Instant, SpawnHandle)>,
+    /// Bridge mode's, when it is on.
+    bridge: Option<Recipient<Announcement>>,
+    /// Members that do not get what is in the outputs now.
+    except: Vec<Ipv4Addr>,
 }
 
 impl BroadcastActor {
@@ -49,6 +54,8 @@ impl BroadcastActor {
             links: None,
             members: BTreeMap::new(),
             timer: None,
+            bridge: None,
+            except: Vec::new(),
         }
     }
 
@@ -56,9 +63,9 @@ impl BroadcastActor {
         if std::mem::take(&mut self.outputs.survey) {
             self.survey(ctx);
         }
-        let Self { machine, outputs, links, members, .. } = self;
+        let Self { machine, outputs, links, members, bridge, except, .. } = self;
         for batch in outputs.send.drain() {
-            for member in members.values() {
+            for member in members.iter().filter(|(ip, _)| !except.contains(ip)).map(|(_, member)| member) {
                 let packets = batch.len() as u64;
                 match member.try_send(Outbound(copy(&batch))) {
                     Ok(()) => machine.count_copies(packets),
@@ -82,6 +89,7 @@ impl BroadcastActor {
                 payload: it.payload,
             };
             // Who wants to read along and has no room misses one: the next comes soon.
+            let _ = bridge.as_ref().map(|bridge| bridge.try_send(announcement.clone()));
             let _ = heard.map(|heard| heard.try_send(announcement));
         }
         self.arm(ctx);
@@ -234,6 +242,27 @@ impl Handler<FromDevice> for BroadcastActor {
         self.run_due_timer(now);
         self.machine.on_device(now, &batch, &mut self.outputs);
         self.flush(ctx);
+    }
+}
+
+impl Handler<ReadAlong> for BroadcastActor {
+    type Result = ();
+
+    fn handle(&mut self, ReadAlong(bridge): ReadAlong, _: &mut Self::Context) {
+        self.bridge = Some(bridge);
+    }
+}
+
+impl Handler<FromBridge> for BroadcastActor {
+    type Result = ();
+
+    fn handle(&mut self, FromBridge { batch, except }: FromBridge, ctx: &mut Self::Context) {
+        let now = now();
+        self.run_due_timer(now);
+        self.machine.on_device(now, &batch, &mut self.outputs);
+        self.except = except;
+        self.flush(ctx);
+        self.except.clear();
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod actor;
 pub mod captures;
+pub mod bridge;
 pub mod datagram;
 pub mod dedup;
 pub mod delivery;
@@ -17,3 +18,4 @@ pub mod messages;
 pub mod reassembly;
 pub mod system;
 pub mod tally;
+pub mod unwanted;

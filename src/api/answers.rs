@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use lanrage_actors::broadcast::bridge::messages::BridgeView;
 use lanrage_actors::broadcast::messages::BroadcastView;
 use lanrage_actors::discovery::messages::DiscoveryView;
 use lanrage_actors::nat::messages::NatView;
@@ -34,6 +35,8 @@ pub(super) struct Parts {
     pub(super) nat: Option<NatView>,
     pub(super) discovery: Option<DiscoveryView>,
     pub(super) broadcast: Option<BroadcastView>,
+    /// Null when nothing is bridged, too.
+    pub(super) bridge: Option<BridgeView>,
 }
 
 /// Something that the player should do something about.

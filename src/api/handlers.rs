@@ -7,6 +7,7 @@ use actix::{Message, Recipient};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Json, Path, Query};
+use lanrage_actors::broadcast::bridge::messages::{BridgeView, GetBridge};
 use lanrage_actors::broadcast::messages::GetBroadcast;
 use lanrage_actors::discovery::messages::{BootstrapView, DiscoveryView, GetDiscovery};
 use lanrage_actors::metrics::messages::AwaitEvents;
@@ -99,11 +100,12 @@ pub(super) async fn doctor(shared: Data<Shared>) -> Answer {
 async fn parts(shared: &Shared) -> (Parts, Vec<Trouble>) {
     let actors = &shared.state.actors;
     let mut problems = Vec::new();
-    let (tun, nat, discovery, broadcast) = futures::join!(
+    let (tun, nat, discovery, broadcast, bridge) = futures::join!(
         ask("network device", &actors.get_tun, GetTun, QUESTION),
         ask("socket", &actors.get_nat, GetNat, QUESTION),
         ask("discovery", &actors.get_discovery, GetDiscovery, QUESTION),
         ask("broadcast", &actors.get_broadcast, GetBroadcast, QUESTION),
+        bridge_view(shared),
     );
     let mut note = |part, problem: &Problem| problems.push(Trouble { part, message: problem.message.clone() });
     let parts = Parts {
@@ -111,9 +113,14 @@ async fn parts(shared: &Shared) -> (Parts, Vec<Trouble>) {
         nat: nat.inspect_err(|problem| note("nat", problem)).ok(),
         discovery: discovery.inspect_err(|problem| note("discovery", problem)).ok(),
         broadcast: broadcast.inspect_err(|problem| note("broadcast", problem)).ok(),
+        bridge: bridge.inspect_err(|problem| note("bridge", problem)).ok().flatten(),
     };
     let lan = parts.broadcast.iter().flat_map(|view| &view.problems);
     problems.extend(lan.map(|message| Trouble { part: "broadcast", message: message.clone() }));
+    let bridged = parts.bridge.iter().flat_map(|view| &view.networks).filter_map(|network| {
+        network.problem.as_ref().map(|problem| format!("{} is not bridged: {problem}", network.interface))
+    });
+    problems.extend(bridged.map(|message| Trouble { part: "bridge", message }));
     if let Some(message) = parts.tun.as_ref().and_then(|tun| tun.problem.clone()) {
         problems.push(Trouble { part: "tun", message });
     }
@@ -141,6 +148,18 @@ pub(super) async fn peers(shared: Data<Shared>) -> Answer {
 
 pub(super) async fn broadcast(shared: Data<Shared>) -> Answer {
     Ok(HttpResponse::Ok().json(ask("broadcast", &shared.state.actors.get_broadcast, GetBroadcast, QUESTION).await?))
+}
+
+/// Null when nothing is bridged.
+pub(super) async fn bridge(shared: Data<Shared>) -> Answer {
+    Ok(HttpResponse::Ok().json(bridge_view(&shared).await?))
+}
+
+async fn bridge_view(shared: &Shared) -> Result<Option<BridgeView>, Problem> {
+    match &shared.state.actors.get_bridge {
+        Some(bridge) => ask("bridge", bridge, GetBridge, QUESTION).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 pub(super) async fn party(shared: Data<Shared>) -> Answer {

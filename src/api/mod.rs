@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use actix::Recipient;
+use lanrage_actors::broadcast::bridge::messages::GetBridge;
 use lanrage_actors::broadcast::messages::GetBroadcast;
 use lanrage_actors::discovery::messages::GetDiscovery;
 use lanrage_actors::metrics::messages::AwaitEvents;
@@ -58,6 +59,8 @@ pub struct Actors {
     pub get_nat: Recipient<GetNat>,
     pub get_discovery: Recipient<GetDiscovery>,
     pub get_broadcast: Recipient<GetBroadcast>,
+    /// In bridge mode.
+    pub get_bridge: Option<Recipient<GetBridge>>,
 }
 
 impl std::fmt::Debug for Actors {

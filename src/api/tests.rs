@@ -176,6 +176,7 @@ fn actors(fake: &actix::Addr<Fake>) -> Actors {
         get_nat: fake.clone().recipient(),
         get_discovery: fake.clone().recipient(),
         get_broadcast: fake.clone().recipient(),
+        get_bridge: None,
     }
 }
 

@@ -8,9 +8,12 @@ use actix::prelude::*;
 use ed25519_dalek::SigningKey;
 use futures::channel::oneshot;
 use lanrage_actors::broadcast::actor::BroadcastActor;
+use lanrage_actors::broadcast::bridge::actor::{BridgeActor, BridgeConfig};
+use lanrage_actors::broadcast::bridge::messages::{BindBridge, ReadAlong};
 use lanrage_actors::broadcast::linux::LinuxSystem;
 use lanrage_actors::broadcast::machine::{Carry, Settings as BroadcastSettings};
 use lanrage_actors::broadcast::messages::BindBroadcast;
+use lanrage_actors::broadcast::unwanted::Wanted;
 use lanrage_actors::discovery::{self, BindDataStreams, BindDiscovery, DiscoveryActor, DiscoveryConfig};
 use lanrage_actors::metrics::MetricsActor;
 use lanrage_actors::nat::machine::NatSettings;
@@ -45,6 +48,9 @@ pub(super) struct Data {
     pub(super) range: Ipv4Range,
     pub(super) tun: String,
     pub(super) mtu: u16,
+    /// Interfaces.
+    pub(super) bridge: Vec<String>,
+    pub(super) wanted: Wanted,
     pub(super) nat: NatData,
     /// `HOST:PORT`.
     pub(super) relay_servers: Vec<String>,
@@ -74,6 +80,7 @@ pub(super) struct Node {
     discovery: Addr<DiscoveryActor>,
     relay: Addr<RelayActor>,
     broadcast: Addr<BroadcastActor>,
+    bridge: Option<Addr<BridgeActor>>,
     metrics: Addr<MetricsActor>,
     arbiters: [Arbiter; 3],
 }
@@ -176,6 +183,13 @@ pub(super) async fn bind_relay(relay: &Addr<RelayActor>, nat: &Addr<NatActor>) -
     relay.send(BindRelay { transmit: nat.clone().recipient(), tickets: nat.clone().recipient() }).await
 }
 
+/// None when nothing is to be bridged.
+fn bridge(arbiter: &Arbiter, interfaces: Vec<String>, device: String) -> Option<Addr<BridgeActor>> {
+    let config = BridgeConfig { interfaces, device };
+    let on = !config.interfaces.is_empty();
+    on.then(|| BridgeActor::start_in_arbiter(&arbiter.handle(), move |_| BridgeActor::new(config)))
+}
+
 /// Looks up the configured relays' names until all are found.
 fn know_relays(relay: Addr<RelayActor>, mut servers: Vec<String>) {
     actix::spawn(async move {
@@ -227,22 +241,24 @@ impl Node {
         let (active, stored) = split_active(data.stored);
         let party =
             PartyActor::start_in_arbiter(&control.handle(), move |_| PartyActor::new(party_config, active, stored));
-        let relay_servers = data.relay_servers;
+        let (relay_servers, device) = (data.relay_servers, data.tun.clone());
         let nat = data_socket(&data_path, data.sockets, data.tun, data.nat, identity.wireguard).await?;
         let relay = relay(&data_path, identity)?;
         let metrics = MetricsActor::start_in_arbiter(&control.handle(), |_| MetricsActor::default());
+        let bridge = bridge(&data_path, data.bridge, device.clone());
         let settings = BroadcastSettings {
             device: device.clone(),
             mtu: data.mtu,
             carry: data.broadcasts,
             except: data.broadcast_except,
+            wanted: data.wanted,
         };
         let broadcast = BroadcastActor::start_in_arbiter(&data_path.handle(), move |_| {
             BroadcastActor::new(settings, Box::new(LinuxSystem::default()))
         });
 
         let arbiters = [data_path, control, disk];
-        let node = Self { id, party, tun, nat, peers, discovery, relay, metrics, broadcast, arbiters };
+        let node = Self { id, party, tun, nat, peers, discovery, relay, metrics, broadcast, bridge, arbiters };
         node.connect(store).await.map_err(|error| format!("the parts of LANrage could not be connected: {error}"))?;
         know_relays(node.relay.clone(), relay_servers);
         Ok(node)
@@ -273,6 +289,11 @@ impl Node {
             .await?;
         self.tun.send(BindTun { broadcast: self.broadcast.clone().recipient() }).await?;
         self.broadcast.send(BindBroadcast { deliver: self.tun.clone().recipient(), heard: None }).await?;
+        if let Some(bridge) = &self.bridge {
+            let links = BindBridge { carry: self.broadcast.clone().recipient(), peers: self.peers.clone().recipient() };
+            bridge.send(links).await?;
+            self.broadcast.send(ReadAlong(bridge.clone().recipient())).await?;
+        }
         self.peers.send(BindPunch(self.nat.clone().recipient())).await?;
         bind_data_streams(&self.discovery, &self.nat).await?;
         bind_relay(&self.relay, &self.nat).await?;
@@ -298,13 +319,16 @@ impl Node {
                 send_frame: self.discovery.clone().recipient(),
                 close_link: self.discovery.clone().recipient(),
                 set_peers: self.peers.clone().recipient(),
-                set_address: vec![
+                set_address: [
                     self.tun.clone().recipient(),
                     self.peers.clone().recipient(),
                     self.broadcast.clone().recipient(),
                     self.nat.clone().recipient(),
                     self.discovery.clone().recipient(),
-                ],
+                ]
+                .into_iter()
+                .chain(self.bridge.clone().map(Addr::recipient))
+                .collect(),
                 save_party: store.recipient(),
                 get_discovery: self.discovery.clone().recipient(),
             })
@@ -328,6 +352,7 @@ impl Node {
             get_nat: self.nat.clone().recipient(),
             get_discovery: self.discovery.clone().recipient(),
             get_broadcast: self.broadcast.clone().recipient(),
+            get_bridge: self.bridge.clone().map(Addr::recipient),
         }
     }
 

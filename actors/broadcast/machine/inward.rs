@@ -101,6 +101,9 @@ impl BroadcastMachine {
     /// Hands one datagram of a member to the local programs.
     fn deliver(&mut self, now: Instant, datagram: &Datagram<'_>, out: &mut Outputs) {
         let Some(own) = self.own else { return };
+        if self.is_unwanted_service(datagram) {
+            return;
+        }
         // Those who read along are told also of what no game here listens to: they list what others host.
         if datagram.payload.len() <= MAX_ANNOUNCEMENT {
             out.heard.push(Heard::of(datagram));

@@ -5,7 +5,7 @@ mod local;
 mod outward;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Instant;
 
 use super::datagram::{Batches, Datagram};
@@ -16,6 +16,7 @@ use super::local::Local;
 use super::messages::{BroadcastCounters, BroadcastView, GameRules};
 use super::reassembly::Reassembly;
 use super::tally::{Fate, Tally};
+use super::unwanted;
 use crate::tun::messages::Address;
 
 /// What never changes while the node runs.
@@ -28,11 +29,12 @@ pub struct Settings {
     pub carry: Carry,
     /// UDP ports, both ends included, that are neither sent nor delivered.
     pub except: Vec<(u16, u16)>,
+    pub wanted: unwanted::Wanted,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { device: "lanrage0".to_owned(), mtu: 1360, carry: Carry::All, except: Vec::new() }
+        Self { device: "lanrage0".to_owned(), mtu: 1360, carry: Carry::All, except: Vec::new(), wanted: unwanted::Wanted::default() }
     }
 }
 
@@ -46,9 +48,6 @@ pub enum Carry {
     /// None; and none of the members' are delivered.
     Off,
 }
-
-/// mDNS and SSDP: every machine is full of them, LANrage's own among them, and they tell much about it.
-const SERVICE_DISCOVERY: [u16; 2] = [5353, 1900];
 
 /// What the machine wants done.
 #[derive(Debug, Default)]
@@ -197,11 +196,22 @@ impl BroadcastMachine {
 
     /// Whether a port is left out, unless a running game needs it.
     fn is_unwanted(&self, port: u16) -> bool {
-        if SERVICE_DISCOVERY.contains(&port) {
+        let unwanted::Wanted { mdns, ssdp } = self.settings.wanted;
+        // Every machine is full of them, and they tell much about it.
+        if (port == unwanted::MDNS.port() && !mdns) || (port == unwanted::SSDP.port() && !ssdp) {
             return true;
         }
         let within = |&(first, last): &(u16, u16)| (first..=last).contains(&port);
         self.settings.except.iter().any(within) && !self.is_game_port(port)
+    }
+
+    /// Counts what is left out of mDNS and SSDP.
+    fn is_unwanted_service(&mut self, datagram: &Datagram<'_>) -> bool {
+        let destination = SocketAddrV4::new(datagram.destination, datagram.destination_port);
+        let carried =
+            unwanted::is_carried(destination, datagram.source_port, datagram.payload, self.settings.wanted);
+        self.counters.dropped_unwanted += u64::from(!carried);
+        !carried
     }
 
     fn is_game_port(&self, port: u16) -> bool {

@@ -106,6 +106,9 @@ impl BroadcastMachine {
         else {
             return;
         };
+        if self.is_unwanted_service(datagram) {
+            return;
+        }
         if self.dedup.is_copy(now, point, datagram) {
             self.counters.dropped_duplicate += 1;
             return;
