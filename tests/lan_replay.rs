@@ -35,7 +35,10 @@ fn every_games_shout_arrives_once_and_its_answer_comes_back() {
     // As long as a game's server stands before a player looks for it.
     std::thread::sleep(std::time::Duration::from_secs(3));
 
-    println!("  {:<48} {:>5} {:<11} {:<9} {:>8}  {:<11} {:>7}", "game", "from", "to", "port", "heard", "answer", "came");
+    println!(
+        "  {:<48} {:>5} {:<11} {:<9} {:>8}  {:<11} {:>7}",
+        "game", "from", "to", "port", "heard", "answer", "came"
+    );
     let mut failed = Vec::new();
     for game in &table.game {
         let outcome = play::play(game, &players);

@@ -9,8 +9,8 @@ use std::time::Instant;
 use actix::dev::SendError;
 use actix::prelude::*;
 
-use super::captures::Captures;
 use super::bridge::messages::{FromBridge, ReadAlong};
+use super::captures::Captures;
 use super::machine::{BroadcastMachine, Outputs, Settings};
 use super::messages::{BindBroadcast, FromDevice, FromMember, GetBroadcast, SetGameRules};
 use super::system::System;

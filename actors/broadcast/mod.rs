@@ -2,8 +2,8 @@
 //! there.
 
 pub mod actor;
-pub mod captures;
 pub mod bridge;
+pub mod captures;
 pub mod datagram;
 pub mod dedup;
 pub mod delivery;

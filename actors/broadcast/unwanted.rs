@@ -14,20 +14,20 @@ pub struct Wanted {
 
 /// The housekeeping of other machines: no game, by source or destination port (IANA, or the program that uses it).
 const PORTS: [u16; 20] = [
-    67, 68, // DHCP
+    67, 68,  // DHCP
     123, // NTP
     137, 138, // NetBIOS names and browsing
-    319, 320, // PTP
-    520, // RIP
+    319, 320,  // PTP
+    520,  // RIP
     1716, // KDE Connect
     1985, // HSRP
     3222, // GLBP
     3289, // Epson printers
     3702, // WS-Discovery: printers, cameras, shares
-    5350, 5351, // NAT-PMP, PCP
-    5355, // LLMNR
-    5678, // MikroTik routers
-    8612, // Canon printers
+    5350, 5351,   // NAT-PMP, PCP
+    5355,   // LLMNR
+    5678,   // MikroTik routers
+    8612,   // Canon printers
     17_500, // Dropbox
     57_621, // Spotify
 ];

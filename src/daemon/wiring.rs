@@ -241,7 +241,7 @@ impl Node {
         let (active, stored) = split_active(data.stored);
         let party =
             PartyActor::start_in_arbiter(&control.handle(), move |_| PartyActor::new(party_config, active, stored));
-        let (relay_servers, device) = (data.relay_servers, data.tun.clone());
+        let relay_servers = data.relay_servers;
         let nat = data_socket(&data_path, data.sockets, data.tun, data.nat, identity.wireguard).await?;
         let relay = relay(&data_path, identity)?;
         let metrics = MetricsActor::start_in_arbiter(&control.handle(), |_| MetricsActor::default());

@@ -181,9 +181,8 @@ fn reply(player: &Player, heard_on: &UdpSocket, answer: &Answer, from: SocketAdd
 }
 
 fn count(heard: &[Heard], at: usize, port: Option<u16>, payload: &[u8], from: impl Fn(SocketAddrV4) -> bool) -> usize {
-    let wanted = |it: &&Heard| {
-        it.at == at && port.is_none_or(|port| it.port == port) && it.payload == payload && from(it.from)
-    };
+    let wanted =
+        |it: &&Heard| it.at == at && port.is_none_or(|port| it.port == port) && it.payload == payload && from(it.from);
     heard.iter().filter(wanted).count()
 }
 

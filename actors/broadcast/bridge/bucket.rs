@@ -36,9 +36,8 @@ mod tests {
     fn a_burst_and_then_the_rate() {
         let start = Instant::now();
         let mut bucket = Bucket::new(Duration::from_millis(10), 5);
-        let taken = |bucket: &mut Bucket, at: u64| {
-            (0..100).filter(|_| bucket.take(start + Duration::from_millis(at))).count()
-        };
+        let taken =
+            |bucket: &mut Bucket, at: u64| (0..100).filter(|_| bucket.take(start + Duration::from_millis(at))).count();
         assert_eq!(taken(&mut bucket, 0), 5);
         assert_eq!(taken(&mut bucket, 10), 1);
         assert_eq!(taken(&mut bucket, 40), 3);

@@ -209,9 +209,8 @@ fn tables_and_rates_are_bounded_and_idle_entries_make_room() {
     assert!(machine.on_lan_shout(now, 0, shout(one(999), limited(7777)), b"?", &mut ports).is_some(), "idle ones go");
     assert_eq!(machine.view(now).guests, MAX_GUESTS);
 
-    let flood = (0..1000).filter(|_| {
-        machine.on_lan_shout(now, 0, shout(one(999), limited(7777)), b"?", &mut ports).is_some()
-    });
+    let flood =
+        (0..1000).filter(|_| machine.on_lan_shout(now, 0, shout(one(999), limited(7777)), b"?", &mut ports).is_some());
     assert!(flood.count() <= BURST as usize);
     assert!(machine.view(now).counters.dropped_limited >= 900);
 

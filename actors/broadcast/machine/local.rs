@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{BroadcastMachine, destination_port};
 use crate::broadcast::local::Local;
+use crate::broadcast::unwanted;
 use crate::wire::PacketBatch;
 use crate::wire::ip::Ipv4Packet;
 
@@ -19,9 +20,7 @@ const FRESH: Duration = Duration::from_secs(1);
 const MAX_GROUPS: usize = 64;
 /// Every interface is in it without anybody having joined.
 const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
-/// mDNS, LLMNR and SSDP, which are not carried.
-const UNWANTED_GROUPS: [Ipv4Addr; 3] =
-    [Ipv4Addr::new(224, 0, 0, 251), Ipv4Addr::new(224, 0, 0, 252), Ipv4Addr::new(239, 255, 255, 250)];
+const LLMNR: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 252);
 
 impl BroadcastMachine {
     /// Whether to look at the sockets before `batch` of a member is delivered.
@@ -57,7 +56,12 @@ impl BroadcastMachine {
             it.users > own && it.interface != "lo"
         });
         self.joined = by_others.map(|it| it.group).chain(self.rules.groups.iter().copied()).collect();
-        self.joined.retain(|group| group.is_multicast() && !UNWANTED_GROUPS.contains(group));
+        let unwanted::Wanted { mdns, ssdp } = self.settings.wanted;
+        self.joined.retain(|group| {
+            let left_out =
+                *group == LLMNR || (group == unwanted::MDNS.ip() && !mdns) || (group == unwanted::SSDP.ip() && !ssdp);
+            group.is_multicast() && !left_out
+        });
         self.local = Some(local);
     }
 

@@ -34,7 +34,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { device: "lanrage0".to_owned(), mtu: 1360, carry: Carry::All, except: Vec::new(), wanted: unwanted::Wanted::default() }
+        Self {
+            device: "lanrage0".to_owned(),
+            mtu: 1360,
+            carry: Carry::All,
+            except: Vec::new(),
+            wanted: unwanted::Wanted::default(),
+        }
     }
 }
 
@@ -208,8 +214,7 @@ impl BroadcastMachine {
     /// Counts what is left out of mDNS and SSDP.
     fn is_unwanted_service(&mut self, datagram: &Datagram<'_>) -> bool {
         let destination = SocketAddrV4::new(datagram.destination, datagram.destination_port);
-        let carried =
-            unwanted::is_carried(destination, datagram.source_port, datagram.payload, self.settings.wanted);
+        let carried = unwanted::is_carried(destination, datagram.source_port, datagram.payload, self.settings.wanted);
         self.counters.dropped_unwanted += u64::from(!carried);
         !carried
     }
