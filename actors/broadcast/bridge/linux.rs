@@ -18,6 +18,8 @@ use super::neighbours::Network;
 
 /// `ETH_P_IP` as the system's calls want it, in network order.
 const IPV4: u16 = (libc::ETH_P_IP as u16).to_be();
+/// Below are those of well-known services (RFC 6335).
+const FIRST_FREE_PORT: u16 = 1024;
 /// For a storm that is dropped anyway.
 const RECEIVE_BUFFER: usize = 256 * 1024;
 
@@ -126,8 +128,9 @@ pub fn udp(ip: Ipv4Addr, port: u16, interface: &str) -> io::Result<UdpSocket> {
         socket.bind(&SocketAddrV4::new(ip, port).into())?;
         Ok(socket)
     };
-    // Below 1024 it may be forbidden.
-    let taken = |error: &io::Error| matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied);
+    // Which port is taken here is said from outside: not one that a service of this machine may want.
+    let port = if port < FIRST_FREE_PORT { 0 } else { port };
+    let taken = |error: &io::Error| error.kind() == ErrorKind::AddrInUse;
     let socket = bind(port).or_else(|error| if taken(&error) { bind(0) } else { Err(error) })?;
     UdpSocket::from_std(socket.into())
 }
