@@ -30,6 +30,7 @@ pub(super) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one of them in a run")]
 pub(super) enum Command {
     /// Start LANrage in this terminal (the same as just `lanrage`); stop it with Ctrl+C
     #[command(

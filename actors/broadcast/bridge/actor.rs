@@ -200,12 +200,13 @@ impl BridgeActor {
         if let Some(reader) = lan.reader.take() {
             ctx.cancel_future(reader);
         }
-        let open = Lan::open(name).map_err(|error| match error.kind() {
-            std::io::ErrorKind::PermissionDenied => {
+        let open = Lan::open(name).map_err(|error| {
+            if error.kind() == std::io::ErrorKind::PermissionDenied {
                 "LANrage lacks the right to read along there (CAP_NET_RAW); `lanrage doctor` says how to give it"
                     .to_owned()
+            } else {
+                format!("the system refuses: {error}")
             }
-            _ => format!("the system refuses: {error}"),
         })?;
         let open = Rc::new(open);
         lan.reader = Some(ctx.spawn(ReadLan { number, lan: Rc::clone(&open) }));
