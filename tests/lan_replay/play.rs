@@ -160,7 +160,7 @@ pub(crate) fn play(game: &Game, players: &[Player]) -> Outcome {
         if complete.is_none() && sent == shout.copies && missing(game, players, source, &heard).is_empty() {
             complete = Some(Instant::now());
         }
-        let over = complete.map_or(start.elapsed() > PATIENCE, |at| at.elapsed() > SETTLE);
+        let over = complete.map_or_else(|| start.elapsed() > PATIENCE, |at| at.elapsed() > SETTLE);
         if over {
             break;
         }
