@@ -194,7 +194,7 @@ fn tables_and_rates_are_bounded_and_idle_entries_make_room() {
     let mut machine = machine(start, &mut ports);
     let mut now = start;
     let one = |port| SocketAddrV4::new(*CONSOLE.ip(), port);
-    for port in 1..=100 {
+    for port in 1001..=1100 {
         machine.on_lan_shout(now, 0, shout(one(port), limited(7777)), b"?", &mut ports);
     }
     assert_eq!(machine.view(now).guests, MAX_GUESTS_OF_ONE);
