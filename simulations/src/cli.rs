@@ -42,9 +42,19 @@ enum Command {
         /// Write report.txt, report.json and the charts (SVG) into this folder
         #[arg(long, value_name = "DIR")]
         report: Option<PathBuf>,
+        /// Another value for a key of the scenario's [run], as in the file: --set 'punching = false'
+        #[arg(long, value_name = "KEY = VALUE")]
+        set: Vec<String>,
         /// Run every scenario that belongs to the smoke set, with its smoke_peers
-        #[arg(long, conflicts_with_all = ["scenario", "seed", "peers", "json", "report"])]
+        #[arg(long, conflicts_with_all = ["scenario", "seed", "peers", "json", "report", "set"])]
         smoke: bool,
+    },
+    /// Run every scenario that draws its NATs from a mix, with and without many ports, and print the table
+    Mixes {
+        #[arg(long)]
+        seed: Option<u64>,
+        #[arg(long)]
+        peers: Option<u32>,
     },
     /// Show the scenarios
     List,
@@ -106,9 +116,10 @@ fn words(error: impl Display) -> String {
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
         Command::Run { smoke: true, .. } => smoke(),
-        Command::Run { scenario, seed, peers, json, report, smoke: false } => {
-            run_one(&scenario.unwrap_or_default(), seed, peers, json.as_deref(), report.as_deref())
+        Command::Run { scenario, seed, peers, json, report, set, smoke: false } => {
+            run_one(&scenario.unwrap_or_default(), seed, peers, &set, json.as_deref(), report.as_deref())
         }
+        Command::Mixes { seed, peers } => mixes(seed, peers),
         Command::List => list(),
         Command::Replay { file: Some(file) } => replay(&file),
         Command::Replay { file: None } => replay_all(),
@@ -127,8 +138,18 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
-fn run_one(name: &str, seed: Option<u64>, peers: Option<u32>, json: Option<&Path>, folder: Option<&Path>) -> Outcome {
-    let scenario = scenario::find(name).map_err(words)?;
+fn run_one(
+    name: &str,
+    seed: Option<u64>,
+    peers: Option<u32>,
+    set: &[String],
+    json: Option<&Path>,
+    folder: Option<&Path>,
+) -> Outcome {
+    let mut scenario = scenario::find(name).map_err(words)?;
+    for change in set {
+        scenario.set(change).map_err(words)?;
+    }
     let (seed, peers) = (seed.unwrap_or(scenario.seed), peers.unwrap_or(scenario.peers));
     let report = run::run(&scenario, seed, peers, &Progress::on_terminal()).map_err(words)?;
     print!("{}", report.text());
@@ -181,12 +202,17 @@ fn list() -> Outcome {
 /// A run in a process of its own: identifiers that libp2p and others count per process start from the same number each
 /// time, so a run among others is the same as a run alone.
 fn in_own_process(scenario: &str, seed: u64, peers: u32) -> Result<serde_json::Value, String> {
+    in_own_process_with(scenario, seed, peers, &[])
+}
+
+fn in_own_process_with(scenario: &str, seed: u64, peers: u32, set: &[&str]) -> Result<serde_json::Value, String> {
     let unique = format!("lanrage-simulate-{}-{seed}-{peers}.json", std::process::id());
     let json = std::env::temp_dir().join(unique);
     let own = std::env::current_exe().map_err(words)?;
     let output = Process::new(own)
         .args(["run", scenario, "--seed", &seed.to_string(), "--peers", &peers.to_string(), "--json"])
         .arg(&json)
+        .args(set.iter().flat_map(|change| ["--set", change]))
         .output()
         .map_err(words)?;
     let text = std::fs::read_to_string(&json);
@@ -218,6 +244,47 @@ fn smoke() -> Outcome {
                 println!("        at {} s: {}", failure["at"], failure["what"].as_str().unwrap_or(""));
             }
             println!("        Again: {}", command(&scenario.name, scenario.seed, peers));
+        }
+    }
+    Ok(all)
+}
+
+/// Markdown, for docs/nat-traversal.md.
+fn mixes(seed: Option<u64>, peers: Option<u32>) -> Outcome {
+    println!("| mix | many ports | pairs | connected | direct | first path, median / 95 % | direct, median / 95 % |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    let mut all = true;
+    for scenario in scenario::all().map_err(words)?.iter().filter(|scenario| scenario.has("mix")) {
+        let (seed, peers) = (seed.unwrap_or(scenario.seed), peers.unwrap_or(scenario.peers));
+        for (with, set) in [("no", &["punching = false", "birthday_share = 0.0"][..]), ("yes", &[])] {
+            let report = in_own_process_with(&scenario.name, seed, peers, set)?;
+            let figure = |name: &str| {
+                let found = report["figures"].as_array()?.iter().find(|one| one["name"] == name)?;
+                found["value"].as_f64()
+            };
+            let cell = |name: &str| figure(name).map_or_else(|| "–".to_owned(), crate::report::number);
+            let times = |name: &str| {
+                format!(
+                    "{} / {} s",
+                    cell(&format!("pair {name} time, median")),
+                    cell(&format!("pair {name} time, 95 %"))
+                )
+            };
+            println!(
+                "| {} | {with} | {} | {} % | {} % | {} | {} |",
+                scenario.name,
+                cell("pairs"),
+                cell("pairs connected"),
+                cell("pairs direct"),
+                times("connect"),
+                times("direct")
+            );
+            if !passed(&report) {
+                all = false;
+                for failure in report["failures"].as_array().into_iter().flatten().take(5) {
+                    eprintln!("at {} s: {}", failure["at"], failure["what"].as_str().unwrap_or(""));
+                }
+            }
         }
     }
     Ok(all)

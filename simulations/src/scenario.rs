@@ -95,6 +95,26 @@ impl Scenario {
         })
     }
 
+    /// Replaces a key of `[run]`; `change` is as in the file, `key = value`.
+    ///
+    /// # Errors
+    /// When it is not TOML, or the tier does not know it.
+    pub fn set(&mut self, change: &str) -> Result<(), ScenarioError> {
+        let table: toml::Table = toml::from_str(change)
+            .map_err(|error| self.invalid(format!("`{change}`: {}", error.to_string().trim_end())))?;
+        self.run.extend(table);
+        match tier::by_number(self.tier) {
+            Some(tier) => tier.check(self),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether `[run]` has this key.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.run.contains_key(key)
+    }
+
     /// An error in a value that the type alone does not show.
     #[must_use]
     pub fn invalid(&self, why: impl Into<String>) -> ScenarioError {

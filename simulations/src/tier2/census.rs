@@ -2,8 +2,8 @@
 
 use lanrage_actors::peer::messages::GetPeers;
 
-use super::nat_actor::InspectNat;
 use super::script::Script;
+use super::taps::CountPeers;
 use super::{clock, world};
 use crate::heap;
 use crate::report::Table;
@@ -28,7 +28,7 @@ pub async fn take(script: &Script<'_>) -> Census {
     let (mut peers, mut registered) = (0, 0);
     for running in script.running.values() {
         peers += running.peers.send(GetPeers).await.map_or(0, |peers| peers.len());
-        registered += running.nat.send(InspectNat).await.map_or(0, |(_, registered)| registered);
+        registered += running.registry.send(CountPeers).await.unwrap_or(0);
     }
     // The pool of buffers for packets is bounded, and its buffers grow to what busy moments need: it is not counted.
     let ((bytes, blocks), idle) = (heap::held(), lanrage_actors::wire::idle_bytes());
@@ -43,7 +43,7 @@ pub async fn take(script: &Script<'_>) -> Census {
         world.dht.expire(clock::elapsed());
         held.extend([
             ("parts of nodes", world.alive as f64),
-            ("ends of streams", world.streams.len() as f64),
+            ("ends of streams", (world.streams.len() + world.data_streams.len()) as f64),
             ("events waiting", world.waiting() as f64),
             ("NAT mappings", world.net.mappings(clock::elapsed()) as f64),
             ("DHT keys", world.dht.keys() as f64),

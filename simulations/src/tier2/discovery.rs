@@ -15,6 +15,7 @@ use lanrage_actors::nat::messages::Networks;
 use lanrage_actors::tun::messages::SetAddress;
 use lanrage_actors::wire::NodeId;
 
+use super::data_streams::DataSide;
 use super::streams::{self, Incoming, Listener};
 use super::world::{self, World};
 
@@ -31,7 +32,10 @@ const MDNS_TAKES: Duration = Duration::from_millis(300);
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum Heard {
-    Lookup { providers: Vec<usize>, made_up: Vec<NodeId> },
+    Lookup {
+        providers: Vec<usize>,
+        made_up: Vec<NodeId>,
+    },
     Published([u8; 32]),
     BootstrapTried,
     Lan(Vec<usize>),
@@ -40,16 +44,32 @@ pub enum Heard {
     Connected(NodeId),
     Disconnected(NodeId),
     StreamReady(usize),
-    StreamIn { node: NodeId, incoming: Incoming },
-    LinkEnded { link: LinkId, node: NodeId },
+    StreamIn {
+        node: NodeId,
+        incoming: Incoming,
+    },
+    LinkEnded {
+        link: LinkId,
+        node: NodeId,
+    },
+    OpenDataStream(NodeId),
+    DataStreamIn {
+        stream: u64,
+        node: NodeId,
+    },
+    DataStreamEnded(u64),
+    /// They may be relays.
+    Relays(Vec<usize>),
     Moved,
     Halt,
 }
 
 pub struct SimDiscovery {
     node: usize,
+    pub data: DataSide,
     planner: Planner,
-    links: Links,
+    /// `None` of a relay, which has no party.
+    links: Option<Links>,
     /// Found in the DHT: the answer had its addresses.
     found: BTreeSet<usize>,
     connected: BTreeSet<usize>,
@@ -70,7 +90,7 @@ pub fn multiaddr(world: &World, node: usize) -> String {
 
 fn reachable(world: &World, a: usize, b: usize) -> bool {
     let (a, b) = (&world.net.sites[a], &world.net.sites[b]);
-    a.up && b.up && a.group == b.group
+    a.up && b.up && a.joined(b)
 }
 
 fn now() -> Instant {
@@ -79,13 +99,14 @@ fn now() -> Instant {
 
 impl SimDiscovery {
     #[must_use]
-    pub fn new(node: usize, links: Links) -> Self {
+    pub fn new(node: usize, links: Option<Links>) -> Self {
         let id = world::with(|world| {
             world.alive += 1;
             world.ids[node]
         });
         Self {
             node,
+            data: DataSide::new(node),
             planner: Planner::new(now(), id, true),
             links,
             found: BTreeSet::new(),
@@ -191,20 +212,25 @@ impl SimDiscovery {
     }
 
     fn start_link(&mut self, opened: LinkOpened, incoming: Incoming, ctx: &Context<Self>) {
+        let Some(links) = &self.links else {
+            actix::spawn(streams::refuse(incoming));
+            return;
+        };
         self.open += 1;
         self.planner.link_opened(now(), opened.node);
         let listener = Listener {
-            opened: self.links.opened.clone(),
-            frame: self.links.frame.clone(),
-            closed: self.links.closed.clone(),
+            opened: links.opened.clone(),
+            frame: links.frame.clone(),
+            closed: links.closed.clone(),
             discovery: ctx.address(),
         };
         actix::spawn(streams::run(incoming, opened, listener));
     }
 
     fn tell_own_addrs(&mut self) {
+        let Some(links) = &self.links else { return };
         let addrs = vec![world::with(|world| multiaddr(world, self.node))];
-        if addrs != self.told && self.links.own_addrs.try_send(OwnAddrs(addrs.clone())).is_ok() {
+        if addrs != self.told && links.own_addrs.try_send(OwnAddrs(addrs.clone())).is_ok() {
             self.told = addrs;
             self.planner.own_addrs_changed(now());
         }
@@ -214,6 +240,13 @@ impl SimDiscovery {
         if world::with(|world| world.dht.bootstrap) {
             self.dht_nodes = DHT_NODES;
             self.planner.dht_size(now(), DHT_NODES);
+            // Relays are what nodes enter the DHT by.
+            let relays = world::with(|world| world.relays.clone());
+            for relay in relays.into_iter().filter(|relay| *relay != self.node) {
+                if world::with(|world| reachable(world, self.node, relay)) {
+                    self.data.met(relay);
+                }
+            }
         }
     }
 }
@@ -268,6 +301,7 @@ impl Handler<Heard> for SimDiscovery {
                 if world::with(|world| reachable(world, self.node, node)) {
                     self.connected.insert(node);
                     self.planner.connected(now, id_of(node));
+                    self.data.met(node);
                     let own = id_of(self.node);
                     world::with(|world| world.tell(Duration::from_millis(1), node, Heard::Connected(own)));
                 } else {
@@ -278,6 +312,7 @@ impl Handler<Heard> for SimDiscovery {
             Heard::Connected(id) => {
                 if let Some(node) = world::with(|world| world.by_id.get(&id).copied()) {
                     self.connected.insert(node);
+                    self.data.met(node);
                 }
                 self.planner.connected(now, id);
             }
@@ -305,6 +340,10 @@ impl Handler<Heard> for SimDiscovery {
                     }
                 });
             }
+            Heard::OpenDataStream(id) => self.data.try_open(id),
+            Heard::DataStreamIn { stream, node } => self.data.opened_by_other(stream, node),
+            Heard::DataStreamEnded(stream) => self.data.ended(stream),
+            Heard::Relays(nodes) => nodes.into_iter().for_each(|node| self.data.met(node)),
             Heard::Moved => self.tell_own_addrs(),
             Heard::Halt => {
                 ctx.stop();

@@ -1,5 +1,6 @@
 //! Games: small UDP packets between the members of a party, and the check that each arrives where it may and nowhere else.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -60,6 +61,12 @@ pub struct Game {
     /// One-way times in steps of a millisecond, the last for all above.
     pub latency_ms: Vec<u64>,
     pub violations: Vec<(Duration, String)>,
+    /// By source and destination: the last arrival and the longest silence, while somebody wants to know.
+    gaps: Option<BTreeMap<(usize, usize), (Duration, Duration)>>,
+    /// Members whose packets do not count: they harm themselves.
+    pub uncounted: BTreeSet<usize>,
+    /// All pairs reach each other, if need be through a relay.
+    pub relayed: bool,
 }
 
 impl Game {
@@ -78,6 +85,9 @@ impl Game {
             device_full: 0,
             latency_ms: vec![0; 1001],
             violations: Vec::new(),
+            gaps: None,
+            uncounted: BTreeSet::new(),
+            relayed: false,
         }
     }
 
@@ -110,6 +120,22 @@ impl Game {
         }
     }
 
+    /// From now on silences are measured, of all pairs of a party.
+    pub fn watch_gaps(&mut self) {
+        let now = clock::elapsed();
+        let pairs = self.members.iter().flat_map(|members| {
+            members.iter().flat_map(move |a| members.iter().filter(move |b| a != *b).map(move |b| (*a, *b)))
+        });
+        self.gaps = Some(pairs.map(|pair| (pair, (now, Duration::ZERO))).collect());
+    }
+
+    /// The longest silence of each pair since [`Self::watch_gaps`].
+    pub fn take_gaps(&mut self) -> Vec<((usize, usize), Duration)> {
+        let now = clock::elapsed();
+        let gaps = self.gaps.take().unwrap_or_default();
+        gaps.into_iter().map(|(pair, (last, longest))| (pair, longest.max(now.saturating_sub(last)))).collect()
+    }
+
     /// A packet came out of a node's tunnel.
     pub fn arrived(&mut self, node: usize, packet: &[u8]) {
         let Some((source, destination, sent)) = parse(packet) else {
@@ -130,7 +156,15 @@ impl Game {
             self.violation(format!("a packet from {source} came to {node}, which is not in its party"));
             return;
         }
-        if self.counting && sent >= self.counting_since {
+        if let Some((last, longest)) = self.gaps.as_mut().and_then(|gaps| gaps.get_mut(&(source, node))) {
+            *longest = (*longest).max(now.saturating_sub(*last));
+            *last = now;
+        }
+        if self.counting
+            && sent >= self.counting_since
+            && !self.uncounted.contains(&source)
+            && !self.uncounted.contains(&node)
+        {
             self.delivered += 1;
             let ms = usize::try_from((now.saturating_sub(sent)).as_millis()).unwrap_or(usize::MAX);
             let last = self.latency_ms.len() - 1;
@@ -186,7 +220,9 @@ pub fn tick(world: &mut World, node: usize) {
     // Also of one whose program has died: games do not know.
     let Some(to) = world.ports[target].last_ip else { return };
     let site = |node: usize| &world.net.sites[node];
-    let reaches = site(target).up && site(node).group == site(target).group && site(node).punches(site(target));
+    let punches = world.game.relayed || world.net.same_lan(node, target) || site(node).punches(site(target));
+    let counts = !world.game.uncounted.contains(&node) && !world.game.uncounted.contains(&target);
+    let reaches = counts && site(target).up && site(node).group == site(target).group && punches;
     let packet = build(own, to, node, target, world.game.settings.bytes);
     if world.game.counting && reaches {
         world.game.sent += 1;

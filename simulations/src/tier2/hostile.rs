@@ -93,7 +93,7 @@ impl Hostile {
                         *byte ^= self.rng.random_range(1..=255u8);
                     }
                 }
-                world.send(node, to, bytes);
+                world.send(node, DATA_PORT, to, bytes);
             }
         });
     }

@@ -1,26 +1,31 @@
 //! Tier 2: the real actors in virtual time on one arbiter, on a simulated network.
 //!
-//! Per node: a real PartyActor, PeerSupervisor with its PeerActors, and TunActor. In the places of NatActor,
-//! DiscoveryActor and StoreActor stand thin actors around what ships of them (demultiplexer, gatekeeper, planner).
+//! Per node: a real PartyActor, PeerSupervisor with its PeerActors, TunActor, NatActor and RelayActor, on a simulated
+//! socket and device. In the places of DiscoveryActor and StoreActor stand thin actors around what ships of them (planner).
 #![allow(missing_debug_implementations, reason = "actix addresses have no Debug")]
 
 pub mod census;
 pub mod clock;
+pub mod data_streams;
 pub mod device;
 pub mod dht;
 pub mod discovery;
 pub mod game;
 pub mod hostile;
+pub mod infra;
+pub mod liar;
 pub mod link;
 pub mod nat;
-pub mod nat_actor;
 pub mod net;
 pub mod node;
 pub mod oracle;
+pub mod paths;
 pub mod script;
 pub mod settings;
+pub mod sockets;
 pub mod store;
 pub mod streams;
+pub mod taps;
 pub mod world;
 
 use std::time::Duration;
@@ -51,6 +56,9 @@ impl Tier for Tier2 {
         let settings = scenario.settings::<Settings>()?;
         if settings.nat.is_empty() || settings.ip.is_empty() {
             return Err(scenario.invalid("in [run]: `nat` and `ip` must name at least one kind each"));
+        }
+        if settings.mix.iter().any(|(_, weight)| *weight < 0.0) {
+            return Err(scenario.invalid("in [run]: the weights of `mix` must not be negative"));
         }
         Ok(())
     }
@@ -83,14 +91,37 @@ async fn simulate(job: &Job<'_>, settings: &Settings, report: &mut Report) -> Du
     let mut net = net::Net::new(settings.link.clone(), rng.random());
     for node in 0..all {
         let honest = node < peers;
-        let kind = if honest { settings.nat[node % settings.nat.len()] } else { nat::Kind::None };
+        let kind = if honest { settings.kind(node, &mut rng) } else { nat::Kind::None };
         net.attach(kind, if honest { settings.ip[node % settings.ip.len()] } else { net::Family::Dual });
     }
+    // Relays are nodes as well; STUN servers and the bystander are not.
+    let nodes = all + settings.relays as usize;
+    let stun = if settings.stun { infra::STUN_SERVERS } else { 0 };
+    for _ in 0..settings.relays as usize + stun + usize::from(settings.liars > 0) {
+        let place = net.attach_by(infra::server_line(), nat::Kind::None, net::Family::Dual);
+        net.sites[place].group = net::EVERYWHERE;
+    }
     let dht = dht::Dht::new(settings.dht.clone());
-    let game = game::Game::new(settings.game.clone(), all);
+    let game = game::Game::new(settings.game.clone(), nodes);
     let mut world = world::World::new(net, ChaCha12Rng::seed_from_u64(rng.random()), dht, game);
-    let machines: Vec<node::Machine> = (0..all).map(|node| node::Machine::new(node, settings.stun, &mut rng)).collect();
-    world.ports.resize_with(all, Default::default);
+    let mut machines: Vec<node::Machine> = (0..nodes).map(|node| node::Machine::new(node, &mut rng)).collect();
+    world.ports.resize_with(world.net.sites.len(), Default::default);
+    for node in nodes..nodes + stun {
+        world.net.sites[node].up = true;
+        world.infra.add_stun(node, &world.net.sites[node]);
+    }
+    world.stun_servers = world.infra.stun_servers(&world.net);
+    world.relays = (all..nodes).collect();
+    world.punching = settings.punching;
+    if settings.liars > 0 {
+        let victim = nodes + stun;
+        world.net.sites[victim].up = true;
+        world.infra.bystanders.insert(victim, infra::Bystander::default());
+        for machine in &mut machines[peers.saturating_sub(settings.liars as usize)..peers] {
+            machine.forge = Some(liar::forge);
+            world.liars.insert(machine.node);
+        }
+    }
     world.ids = machines.iter().map(|machine| machine.id).collect();
     world.by_id = machines.iter().map(|machine| (machine.id, machine.node)).collect();
     world.honest = peers;

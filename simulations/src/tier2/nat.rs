@@ -114,12 +114,13 @@ impl Kind {
     }
 }
 
+/// The destination, as far as mappings depend on it.
+type Key = Option<(IpAddr, Option<u16>)>;
+
 #[derive(Debug)]
 struct Mapping {
     inside: SocketAddr,
-    outside: u16,
-    /// For mappings that depend on it.
-    key: Option<(IpAddr, Option<u16>)>,
+    key: Key,
     used: Duration,
     /// Whom the inside has sent to through it.
     peers: BTreeMap<SocketAddr, Duration>,
@@ -131,6 +132,8 @@ pub struct Nat {
     pub behaviour: Behaviour,
     pub outside_ip: IpAddr,
     mappings: BTreeMap<u16, Mapping>,
+    /// The outside port of each mapping, by what it is for.
+    by_key: BTreeMap<(SocketAddr, Key), u16>,
     next_port: u16,
     rng: ChaCha12Rng,
     pub refused: u64,
@@ -139,7 +142,15 @@ pub struct Nat {
 impl Nat {
     #[must_use]
     pub fn new(behaviour: Behaviour, outside_ip: IpAddr, rng: ChaCha12Rng) -> Self {
-        Self { behaviour, outside_ip, mappings: BTreeMap::new(), next_port: 20_000, rng, refused: 0 }
+        Self {
+            behaviour,
+            outside_ip,
+            mappings: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            next_port: 20_000,
+            rng,
+            refused: 0,
+        }
     }
 
     /// The source address that a datagram has on the outside.
@@ -150,27 +161,44 @@ impl Nat {
             Depends::AddressAndPort => Some((to.ip(), Some(to.port()))),
         };
         let expiry = self.behaviour.expiry;
-        self.mappings.retain(|_, mapping| now.saturating_sub(mapping.used) < expiry);
-        let known = self.mappings.values().find(|it| it.inside == inside && it.key == key).map(|it| it.outside);
-        let port = known.unwrap_or_else(|| self.allocate(inside.port()));
-        let mapping = self.mappings.entry(port).or_insert_with(|| Mapping {
-            inside,
-            outside: port,
-            key,
-            used: now,
-            peers: BTreeMap::new(),
+        let known = self.by_key.get(&(inside, key)).copied();
+        let alive = known.filter(|port| now.saturating_sub(self.mappings[port].used) < expiry);
+        let port = alive.unwrap_or_else(|| {
+            self.expire(now);
+            let port = self.allocate(inside.port());
+            self.by_key.insert((inside, key), port);
+            port
         });
+        let mapping =
+            self.mappings.entry(port).or_insert_with(|| Mapping { inside, key, used: now, peers: BTreeMap::new() });
         mapping.used = now;
-        mapping.peers.retain(|_, used| now.saturating_sub(*used) < expiry);
-        mapping.peers.insert(to, now);
+        if mapping.peers.insert(to, now).is_none() {
+            mapping.peers.retain(|_, used| now.saturating_sub(*used) < expiry);
+        }
         SocketAddr::new(self.outside_ip, port)
     }
 
     /// Those that have not expired.
     pub fn mappings(&mut self, now: Duration) -> usize {
-        let expiry = self.behaviour.expiry;
-        self.mappings.retain(|_, mapping| now.saturating_sub(mapping.used) < expiry);
+        self.expire(now);
         self.mappings.len()
+    }
+
+    fn expire(&mut self, now: Duration) {
+        let Self { behaviour, mappings, by_key, .. } = self;
+        mappings.retain(|_, mapping| {
+            let lives = now.saturating_sub(mapping.used) < behaviour.expiry;
+            if !lives {
+                by_key.remove(&(mapping.inside, mapping.key));
+            }
+            lives
+        });
+    }
+
+    /// As a router that restarts.
+    pub fn forget(&mut self) {
+        self.mappings.clear();
+        self.by_key.clear();
     }
 
     fn allocate(&mut self, inside: u16) -> u16 {

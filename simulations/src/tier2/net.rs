@@ -13,6 +13,8 @@ use super::nat::{Behaviour, Kind, Nat, Ports};
 
 /// The realm in which everybody reaches everybody.
 pub const INTERNET: usize = 0;
+/// The group of servers that every part of a network that fell apart reaches.
+pub const EVERYWHERE: u8 = u8::MAX;
 const LAN_LATENCY: Duration = Duration::from_micros(300);
 /// The data socket's port on every node.
 pub const DATA_PORT: u16 = 51820;
@@ -85,6 +87,12 @@ impl Site {
     #[must_use]
     pub fn home(&self, ip: IpAddr) -> Option<Home> {
         self.homes.iter().find(|home| home.ip.is_ipv4() == ip.is_ipv4()).copied()
+    }
+
+    /// Whether the other can be reached at all as the network lies now.
+    #[must_use]
+    pub const fn joined(&self, other: &Self) -> bool {
+        self.group == other.group || self.group == EVERYWHERE || other.group == EVERYWHERE
     }
 
     fn has(&self, v4: bool) -> bool {
@@ -162,8 +170,13 @@ impl Net {
 
     /// Attaches a node; its number is its place in `sites`.
     pub fn attach(&mut self, kind: Kind, family: Family) -> usize {
+        self.attach_by(self.links.clone(), kind, family)
+    }
+
+    /// As [`Self::attach`], with a line of its own kind.
+    pub fn attach_by(&mut self, line: LinkSettings, kind: Kind, family: Family) -> usize {
         let node = self.sites.len();
-        let link = Link::new(self.links.clone(), &mut self.rng);
+        let link = Link::new(line, &mut self.rng);
         let homes = self.homes(node, kind, family, link.latency);
         self.sites.push(Site { kind, family, homes, link, group: 0, up: false });
         node
@@ -261,18 +274,25 @@ impl Net {
 
     /// Whether a datagram from `from` on the internet to `to` would get to `node` now.
     pub fn admits(&mut self, now: Duration, from: SocketAddr, to: SocketAddr, node: usize) -> bool {
-        self.ingress(now, INTERNET, from, to) == Some(node)
+        self.ingress(now, INTERNET, from, to).is_some_and(|(host, _)| host == node)
     }
 
-    /// Sends from a node's data socket. Returns when it arrives and what does.
-    pub fn send(&mut self, now: Duration, node: usize, to: SocketAddr, bytes: Vec<u8>) -> Option<(Duration, Flight)> {
+    /// Sends from `port` of a node. Returns when it arrives and what does.
+    pub fn send(
+        &mut self,
+        now: Duration,
+        node: usize,
+        port: u16,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    ) -> Option<(Duration, Flight)> {
         self.counters.sent += 1;
         self.counters.bytes += bytes.len() as u64;
         let Some(Home { realm, ip }) = self.sites[node].home(to.ip()) else {
             self.counters.no_such_address += 1;
             return None;
         };
-        let source = SocketAddr::new(ip, DATA_PORT);
+        let source = SocketAddr::new(ip, port);
         let group = self.sites[node].group;
         if realm != INTERNET && self.realms[realm].hosts.contains_key(&to.ip()) {
             let flight = Flight { realm, source, destination: to, group, bytes };
@@ -321,11 +341,17 @@ impl Net {
     }
 
     /// Inwards from where the destination's address is known.
-    fn ingress(&mut self, now: Duration, mut realm: usize, from: SocketAddr, mut to: SocketAddr) -> Option<usize> {
+    fn ingress(
+        &mut self,
+        now: Duration,
+        mut realm: usize,
+        from: SocketAddr,
+        mut to: SocketAddr,
+    ) -> Option<(usize, u16)> {
         loop {
             match self.realms[realm].hosts.get(&to.ip())? {
                 Attach::Host(node) => {
-                    return (to.port() == DATA_PORT && self.sites[*node].kind != Kind::UdpBlocked).then_some(*node);
+                    return (self.sites[*node].kind != Kind::UdpBlocked).then_some((*node, to.port()));
                 }
                 Attach::Nat(inner) => {
                     realm = *inner;
@@ -336,13 +362,14 @@ impl Net {
         }
     }
 
-    /// At the time of arrival: who gets it, and from which address.
-    pub fn arrive(&mut self, now: Duration, flight: &Flight) -> Option<(usize, SocketAddr)> {
-        let Some(node) = self.ingress(now, flight.realm, flight.source, flight.destination) else {
+    /// At the time of arrival: who gets it, on which port, and from which address.
+    pub fn arrive(&mut self, now: Duration, flight: &Flight) -> Option<(usize, u16, SocketAddr)> {
+        let Some((node, port)) = self.ingress(now, flight.realm, flight.source, flight.destination) else {
             self.counters.refused_by_nat += 1;
             return None;
         };
-        if self.sites[node].group != flight.group {
+        let group = self.sites[node].group;
+        if group != flight.group && group != EVERYWHERE && flight.group != EVERYWHERE {
             self.counters.partitioned += 1;
             return None;
         }
@@ -351,7 +378,18 @@ impl Net {
             return None;
         }
         self.counters.arrived += 1;
-        Some((node, flight.source))
+        Some((node, port, flight.source))
+    }
+
+    /// All NATs of a node forget what they have mapped, as a router that restarts does.
+    pub fn forget_mappings(&mut self, node: usize) {
+        for home in self.sites[node].homes.clone() {
+            let mut realm = home.realm;
+            while let Some((nat, outer)) = &mut self.realms[realm].uplink {
+                nat.forget();
+                realm = *outer;
+            }
+        }
     }
 
     /// Of all NATs and firewalls.

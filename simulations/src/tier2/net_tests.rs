@@ -61,8 +61,8 @@ fn each_kind_behaves_as_the_table_of_the_lab_says() {
         let others = [S1B, S2].map(|to| net.observed(now, node, server(to)).unwrap());
         let seen = if others == [first, first] { "EIM" } else { "APDM" };
         assert_eq!(seen, mapping, "{kind:?}");
-        let hairpin = net.send(now, node, SocketAddr::new(first.ip(), first.port()), vec![0]);
-        let got = hairpin.and_then(|(at, flight)| net.arrive(at, &flight)).map(|(node, _)| node);
+        let hairpin = net.send(now, node, DATA_PORT, SocketAddr::new(first.ip(), first.port()), vec![0]);
+        let got = hairpin.and_then(|(at, flight)| net.arrive(at, &flight)).map(|(node, _, _)| node);
         assert_eq!(Some(got == Some(node)), expected.own_address, "{kind:?}: own public address");
     }
 }
@@ -74,13 +74,13 @@ fn neighbours_meet_over_their_lan_addresses_only() {
     net.sites.iter_mut().for_each(|site| site.up = true);
     let outside = net.observed(Duration::ZERO, b, server(S1A)).unwrap();
     assert_eq!(net.observed(Duration::ZERO, a, server(S1A)).unwrap().ip(), outside.ip());
-    assert!(net.send(Duration::ZERO, a, outside, vec![0]).is_none(), "no hairpin");
+    assert!(net.send(Duration::ZERO, a, DATA_PORT, outside, vec![0]).is_none(), "no hairpin");
     let local = |net: &Net, node: usize| SocketAddr::new(net.sites[node].homes[0].ip, DATA_PORT);
     let inside = local(&net, b);
-    let (at, flight) = net.send(Duration::ZERO, a, inside, vec![0]).unwrap();
-    assert_eq!(net.arrive(at, &flight), Some((b, local(&net, a))));
+    let (at, flight) = net.send(Duration::ZERO, a, DATA_PORT, inside, vec![0]).unwrap();
+    assert_eq!(net.arrive(at, &flight), Some((b, DATA_PORT, local(&net, a))));
     net.set_behaviour(a, true, Ports::Preserve);
-    let (at, flight) = net.send(Duration::ZERO, a, outside, vec![0]).unwrap();
+    let (at, flight) = net.send(Duration::ZERO, a, DATA_PORT, outside, vec![0]).unwrap();
     // b has to let a's outside address in first.
     assert_eq!(net.arrive(at, &flight), None);
 }
@@ -110,8 +110,8 @@ fn punch(from: Kind, to: Kind) -> bool {
     for round in 0..10 {
         let now = Duration::from_millis(100 * round);
         for side in 0..2 {
-            let flight = net.send(now, nodes[side], targets[side], vec![0]);
-            if let Some((node, source)) = flight.and_then(|(_, flight)| net.arrive(now, &flight)) {
+            let flight = net.send(now, nodes[side], DATA_PORT, targets[side], vec![0]);
+            if let Some((node, _, source)) = flight.and_then(|(_, flight)| net.arrive(now, &flight)) {
                 let other = 1 - side;
                 assert_eq!(node, nodes[other]);
                 heard[other] = true;

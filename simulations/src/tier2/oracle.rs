@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use lanrage_actors::nat::messages::GetNat;
 use lanrage_actors::party::actor::Inspect;
 use lanrage_actors::peer::messages::GetPeers;
+use lanrage_actors::relay::messages::GetRelays;
 use lanrage_actors::tun::messages::GetTun;
 use lanrage_actors::wire::NodeId;
 use tokio::time::sleep;
 
-use super::nat_actor::InspectNat;
 use super::script::Script;
+use super::taps::CountPeers;
 use super::{clock, world};
 
 /// What a node that runs should see, by what the scenario has done.
@@ -31,9 +33,12 @@ fn expected(script: &Script<'_>, node: usize) -> Option<Expected> {
         let all = &world.game.members[party];
         let group = world.net.sites[node].group;
         let others = || all.iter().copied().filter(|other| *other != node);
-        let here = |other: &usize| script.running.contains_key(other) && world.net.sites[*other].group == group;
+        let here = |other: &usize| {
+            let up = script.running.contains_key(other) && !world.liars.contains(other);
+            up && world.net.sites[*other].group == group
+        };
         let punches = |other: &usize| {
-            let near = world.net.same_lan(node, *other);
+            let near = world.game.relayed || world.net.same_lan(node, *other);
             near || world.net.sites[node].punches(&world.net.sites[*other])
         };
         Some(Expected {
@@ -48,6 +53,9 @@ fn expected(script: &Script<'_>, node: usize) -> Option<Expected> {
 
 /// What is not yet as it should be; `None` when all is.
 pub async fn amiss(script: &Script<'_>, node: usize) -> Option<String> {
+    if world::with(|world| world.liars.contains(&node)) {
+        return None;
+    }
     let running = script.running.get(&node)?;
     let Some(expected) = expected(script, node) else {
         let out = script.view(node).await.is_none();
@@ -84,6 +92,9 @@ async fn disagreements(script: &Script<'_>) -> Vec<String> {
     let mut addresses: BTreeMap<(usize, std::net::Ipv4Addr), BTreeSet<usize>> = BTreeMap::new();
     let mut hosts: BTreeMap<(usize, u8), BTreeSet<String>> = BTreeMap::new();
     for (&node, running) in &script.running {
+        if world::with(|world| world.liars.contains(&node)) {
+            continue;
+        }
         let Some(expected) = expected(script, node) else { continue };
         let place = (expected.party, expected.group);
         if let Ok(state) = running.party.send(Inspect).await {
@@ -163,6 +174,28 @@ pub async fn wait(script: &mut Script<'_>, budget: Duration) -> Option<Vec<Durat
     None
 }
 
+/// What came to those who have nothing to do with it.
+#[allow(clippy::cast_precision_loss, reason = "figures for people")]
+fn bystanders(script: &mut Script<'_>) {
+    let (flooded, seen) = world::with(|world| {
+        let of = |it: &super::infra::Bystander| {
+            (it.datagrams, it.bytes, it.most_in_a_second, it.senders.values().max().copied().unwrap_or(0))
+        };
+        (world.flooded, world.infra.bystanders.values().map(of).collect::<Vec<_>>())
+    });
+    let most = script.settings.bystander_max;
+    for (datagrams, bytes, in_a_second, by_one) in seen {
+        script.report.figure("datagrams to the bystander", datagrams as f64, "");
+        script.report.figure("bytes to the bystander", bytes as f64, "B");
+        script.report.figure("datagrams to the bystander in the busiest second", in_a_second as f64, "");
+        script.report.figure("datagrams to the bystander from one address", by_one as f64, "");
+        script.report.figure("datagrams with which liars flooded", flooded as f64, "");
+        if most > 0 && datagrams > most {
+            script.fail(format!("a bystander got {datagrams} datagrams, more than {most}"));
+        }
+    }
+}
+
 /// What must hold whatever the scenario has done.
 #[allow(clippy::cast_precision_loss, reason = "figures for people")]
 pub async fn invariants(script: &mut Script<'_>, min_delivery: f64, must_count: Option<&str>) {
@@ -192,16 +225,28 @@ pub async fn invariants(script: &mut Script<'_>, min_delivery: f64, must_count: 
             add("dropped: misdirected", counters.dropped_misdirected);
             add("dropped: undecryptable", counters.dropped_undecryptable);
             add("dropped: probes that did not open", counters.dropped_probes);
+            add("refused: probes to addresses that do not answer", counters.refused_probes);
+            add("probes to many ports", counters.sent_punches);
             add("dropped: socket or device mailbox full", counters.dropped_busy);
         }
-        if let Ok((counters, registered)) = running.nat.send(InspectNat).await {
+        if let Ok(view) = running.nat.send(GetNat).await {
+            let counters = view.counters;
             add("dropped: datagrams of strangers", counters.dropped_foreign);
             add("dropped: unknown datagrams", counters.dropped_unknown);
             add("dropped: handshakes over the rate limit", counters.dropped_rate_limited);
             add("dropped: peer mailbox full (inbound)", counters.dropped_peer_busy);
-            if registered > peers.len() {
-                leaked.push(format!("node {node} runs {registered} PeerActors for {} peers", peers.len()));
-            }
+            add("dropped: relay mailbox full", counters.dropped_relay);
+            add("dropped: data socket", counters.dropped_send_failed);
+            add("STUN answers", counters.stun_answers);
+            add("STUN served by members", counters.stun_served);
+        }
+        if let Ok(view) = running.relay.send(GetRelays).await {
+            add("relayed by members", view.service.forwarded);
+        }
+        if let Ok(registered) = running.registry.send(CountPeers).await
+            && registered > peers.len()
+        {
+            leaked.push(format!("node {node} runs {registered} PeerActors for {} peers", peers.len()));
         }
         if let Ok(state) = running.party.send(Inspect).await {
             add("party: garbage frames", state.counters.garbage);
@@ -218,6 +263,12 @@ pub async fn invariants(script: &mut Script<'_>, min_delivery: f64, must_count: 
             add("dropped: device refused", tun.counters.dropped_write_failed);
         }
     }
+    for &relay in script.relays.keys() {
+        if let Some(view) = script.relay_view(relay).await {
+            add("relayed by relays", view.service.forwarded);
+        }
+    }
+    bystanders(script);
     for leak in leaked {
         script.fail(leak);
     }

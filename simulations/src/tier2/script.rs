@@ -14,24 +14,26 @@ use tokio::time::sleep;
 use super::census::Census;
 use super::discovery::SimDiscovery;
 use super::hostile::{Attack, Hostile};
-use super::nat_actor::LookAgain;
-use super::node::{Machine, Running};
+use super::nat::Kind;
+use super::node::{Machine, Running, RunningRelay};
 use super::settings::{Action, Settings, Step};
 use super::streams::SILENT_DEATH;
 use super::world::{self, World};
-use super::{census, clock, discovery::Heard, oracle};
+use super::{census, clock, discovery::Heard, liar, oracle, paths};
 use crate::report::{Report, Table, spread};
 use crate::tier::Job;
 
 pub struct Script<'a> {
     job: &'a Job<'a>,
-    settings: &'a Settings,
+    pub settings: &'a Settings,
     pub report: &'a mut Report,
     pub machines: Vec<Machine>,
     pub running: BTreeMap<usize, Running>,
     /// Those that sleep.
     pub asleep: BTreeMap<usize, Running>,
     pub censuses: Vec<Census>,
+    /// Those that run, by node.
+    pub relays: BTreeMap<usize, RunningRelay>,
     /// Honest nodes are those below.
     pub peers: usize,
     /// Nodes that were removed: they may not come back.
@@ -66,6 +68,7 @@ impl<'a> Script<'a> {
             running: BTreeMap::new(),
             asleep: BTreeMap::new(),
             censuses: Vec::new(),
+            relays: BTreeMap::new(),
             peers,
             kicked: Vec::new(),
             codes: Vec::new(),
@@ -96,15 +99,44 @@ impl<'a> Script<'a> {
         }
     }
 
+    async fn start_relay(&mut self, node: usize) {
+        match self.machines[node].clone().start_relay().await {
+            Ok(running) => {
+                self.relays.insert(node, running);
+            }
+            Err(error) => self.fail(format!("relay {node} could not be started: {error}")),
+        }
+    }
+
+    pub async fn relay_view(&self, relay: usize) -> Option<lanrage_actors::relay::messages::RelayView> {
+        self.relays.get(&relay)?.view().await
+    }
+
     pub async fn run(&mut self) {
+        for node in world::with(|world| world.relays.clone()) {
+            self.start_relay(node).await;
+        }
         for node in 0..self.peers {
             self.start(node).await;
         }
-        for node in self.peers..self.machines.len() {
+        for node in self.peers..self.peers + self.settings.hostile as usize {
             self.start_hostile(node).await;
         }
+        let liars = world::with(|world| {
+            world.game.relayed = !world.relays.is_empty();
+            world.game.uncounted = world.liars.clone();
+            world.liars.clone()
+        });
+        let watch = (self.settings.paths_s > 0.0).then(|| {
+            let nodes = self.running.iter().map(|(node, running)| (*node, running.peers.clone())).collect();
+            actix::spawn(paths::watch(nodes))
+        });
         self.form_parties().await;
+        for liar in liars {
+            actix::spawn(liar::flood(liar, ChaCha12Rng::seed_from_u64(self.rng.random())));
+        }
         let began = clock::elapsed();
+        world::with(|world| world.seen.until = Some(began + secs(self.settings.paths_s)));
         let budget = secs(self.settings.connect_s);
         if let Some(times) = oracle::wait(self, budget).await {
             self.connect_times = times.into_iter().map(|at| (at - began.min(at)).as_secs_f64()).collect();
@@ -115,6 +147,10 @@ impl<'a> Script<'a> {
             world.game.counting = true;
             world.game.counting_since = clock::elapsed();
         });
+        if let Some(watch) = watch {
+            let _ = watch.await;
+            paths::judge(self);
+        }
         for _ in 0..self.settings.rounds {
             for step in self.settings.steps.clone() {
                 if !self.step(&step).await {
@@ -152,7 +188,7 @@ impl<'a> Script<'a> {
             closed: attacker.clone().recipient(),
             own_addrs: attacker.clone().recipient(),
         };
-        let discovery = SimDiscovery::new(node, links).start();
+        let discovery = SimDiscovery::new(node, Some(links)).start();
         world::with(|world| world.ports[node].discovery = Some(discovery.clone()));
         if attacker.send(Attack(discovery.clone())).await.is_err() {
             self.fail("the attacker could not be started");
@@ -176,7 +212,10 @@ impl<'a> Script<'a> {
                 Ok(Ok(view)) => {
                     self.codes.push(view.code);
                     self.links.push(view.link);
-                    world::with(|world| world.game.enter(members[0], index));
+                    world::with(|world| {
+                        world.game.enter(members[0], index);
+                        world.joined.insert(members[0], clock::elapsed());
+                    });
                 }
                 other => {
                     self.codes.push(String::new());
@@ -215,7 +254,10 @@ impl<'a> Script<'a> {
             match running.party.send(JoinParty { code_or_link, timeout }).await {
                 Ok(Ok(_)) => {
                     let took = clock::elapsed().saturating_sub(began);
-                    world::with(|world| world.note(format_args!("node {node} joined in {took:?}")));
+                    world::with(|world| {
+                        world.joined.insert(node, clock::elapsed());
+                        world.note(format_args!("node {node} joined in {took:?}"));
+                    });
                     Ok(took.as_secs_f64())
                 }
                 Ok(Err(error)) => {
@@ -237,10 +279,17 @@ impl<'a> Script<'a> {
             self.note(format_args!("step {:?}", step.action));
             let done = clock::elapsed().as_secs_f64() / self.settings.seconds.max(1.0);
             self.job.progress.set(done.min(1.0), &format!("{:?}", step.action));
+            if step.gap_s > 0.0 {
+                world::with(|world| world.game.watch_gaps());
+            }
             if step.action == Action::SetClock {
                 self.set_clock(step.count as usize, step.clock_s);
             } else {
                 self.act(step.action, step.count as usize).await;
+            }
+            if step.gap_s > 0.0 {
+                sleep(secs(step.settle_s)).await;
+                self.judge_gaps(step).await;
             }
             if step.settle_s > 0.0 && oracle::wait(self, secs(step.settle_s)).await.is_none() {
                 self.fail(format!("after {:?} it did not settle within {} s", step.action, step.settle_s));
@@ -248,6 +297,35 @@ impl<'a> Script<'a> {
             }
         }
         true
+    }
+
+    /// How long the pairs that are connected have heard nothing of each other.
+    async fn judge_gaps(&mut self, step: &Step) {
+        let gaps = world::with(|world| world.game.take_gaps());
+        let counted = |node: &usize| self.running.contains_key(node) && !world::with(|it| it.liars.contains(node));
+        let mut gaps: Vec<_> = gaps.into_iter().filter(|((a, b), _)| counted(a) && counted(b)).collect();
+        gaps.sort_by_key(|(_, gap)| *gap);
+        let name = format!("{:?}", step.action);
+        for (part, at) in [("median", gaps.len() / 2), ("greatest", gaps.len().saturating_sub(1))] {
+            let gap = gaps.get(at).map_or(0.0, |(_, gap)| gap.as_secs_f64());
+            self.report.figure(&format!("silence of a pair around {name}, {part}"), gap, "s");
+        }
+        let kind = |node: usize| world::with(|world| world.net.sites[node].kind);
+        let long: Vec<String> = gaps
+            .iter()
+            .filter(|(_, gap)| gap.as_secs_f64() > step.gap_s)
+            .map(|((a, b), gap)| {
+                let (from, to) = (kind(*a), kind(*b));
+                format!("around {name} {b} ({to:?}) heard nothing of {a} ({from:?}) for {:.2} s", gap.as_secs_f64())
+            })
+            .collect();
+        let many = long.len();
+        for what in long.into_iter().take(10) {
+            self.fail(what);
+        }
+        if many > 10 {
+            self.fail(format!("and {} more like that", many - 10));
+        }
     }
 
     /// Some of the nodes that are up and in a party, drawn by the seed, in order.
@@ -324,6 +402,25 @@ impl<'a> Script<'a> {
                     self.move_node(node);
                 }
             }
+            Action::Roam => {
+                for node in self.draw(count) {
+                    let kind = world::with(|world| world.net.sites[node].kind);
+                    self.move_to(node, if kind == Kind::CgnatSymmetric { Kind::Port } else { Kind::CgnatSymmetric });
+                }
+            }
+            Action::ForgetMappings => {
+                for node in self.draw(count) {
+                    world::with(|world| world.net.forget_mappings(node));
+                }
+            }
+            Action::RelayDies => self.kill_relay().await,
+            Action::RelayLives => {
+                for relay in world::with(|world| world.relays.clone()) {
+                    if !self.relays.contains_key(&relay) {
+                        self.start_relay(relay).await;
+                    }
+                }
+            }
             Action::BootstrapDies => world::with(|world| world.dht.bootstrap = false),
             Action::BootstrapLives => world::with(|world| world.dht.bootstrap = true),
         }
@@ -359,10 +456,36 @@ impl<'a> Script<'a> {
         });
     }
 
+    /// The relay that has forwarded most.
+    async fn kill_relay(&mut self) {
+        let mut most = None;
+        for &relay in self.relays.keys() {
+            let forwarded = self.relay_view(relay).await.map_or(0, |view| view.service.forwarded);
+            if most.is_none_or(|(_, so_far)| forwarded > so_far) {
+                most = Some((relay, forwarded));
+            }
+        }
+        if let Some((relay, forwarded)) = most
+            && let Some(running) = self.relays.remove(&relay)
+        {
+            self.note(format_args!("relay {relay} dies, which has forwarded {forwarded}"));
+            #[allow(clippy::cast_precision_loss, reason = "figures for people")]
+            self.report.figure("forwarded by the relay that died", forwarded as f64, "");
+            if forwarded == 0 {
+                self.fail("the relay that died had nothing to do");
+            }
+            self.machines[relay].kill_relay(running).await;
+        }
+    }
+
     fn move_node(&mut self, node: usize) {
+        let kind = world::with(|world| world.net.sites[node].kind);
+        self.move_to(node, kind);
+    }
+
+    fn move_to(&mut self, node: usize, kind: Kind) {
         let broken = world::with(|world| {
-            let kind = world.net.sites[node].kind;
-            world.note(format_args!("node {node} moves"));
+            world.note(format_args!("node {node} moves to {kind:?}"));
             world.net.move_site(node, kind);
             world.streams.kill(|a, b| a == node || b == node)
         });
@@ -371,7 +494,6 @@ impl<'a> Script<'a> {
             world::try_with(|world| broken.into_iter().for_each(|link| world.streams.close(link)));
         });
         if let Some(running) = self.running.get(&node) {
-            let _ = running.nat.try_send(LookAgain);
             let _ = running.discovery.try_send(Heard::Moved);
         }
     }
@@ -453,11 +575,14 @@ impl<'a> Script<'a> {
         }
         let broken = world::with(|world| world.streams.kill(|_, _| true));
         world::with(|world| broken.into_iter().for_each(|link| world.streams.close(link)));
+        for (node, relay) in std::mem::take(&mut self.relays) {
+            self.machines[node].kill_relay(relay).await;
+        }
         for discovery in std::mem::take(&mut self.hostile) {
             let _ = discovery.send(Heard::Halt).await;
         }
         sleep(Duration::from_secs(30)).await;
-        let (alive, streams) = world::with(|world| (world.alive, world.streams.len()));
+        let (alive, streams) = world::with(|world| (world.alive, world.streams.len() + world.data_streams.len()));
         if alive != 0 || streams != 0 {
             self.fail(format!("{alive} parts of ended nodes and {streams} ends of streams are left"));
         }

@@ -1,5 +1,7 @@
 //! A scenario's `[run]` table.
 
+use rand::Rng as _;
+use rand_chacha::ChaCha12Rng;
 use serde::Deserialize;
 
 use super::dht::DhtSettings;
@@ -28,9 +30,33 @@ pub struct Settings {
     /// Joiners have the invite link, and not only the code.
     #[serde(default)]
     pub by_link: bool,
-    /// Nodes offer the address that a server on the internet sees of them, as a STUN client will.
+    /// Nodes know STUN servers on the internet.
     #[serde(default)]
     pub stun: bool,
+    /// Public nodes that relay for everybody, and by which the DHT is entered.
+    #[serde(default)]
+    pub relays: u32,
+    /// Many ports are tried where a symmetric NAT meets one that filters by port.
+    #[serde(default = "yes")]
+    pub punching: bool,
+    /// Instead of `nat`: kinds with their weights; each node's is drawn by the seed.
+    #[serde(default)]
+    pub mix: Vec<(Kind, f64)>,
+    /// The last so many of the peers are members who lie about themselves and flood the others.
+    #[serde(default)]
+    pub liars: u32,
+    /// What all members' liars together may make a bystander get, datagrams; 0: not looked at.
+    #[serde(default)]
+    pub bystander_max: u64,
+    /// How long the paths of all pairs are watched from the last join on; 0: not.
+    #[serde(default)]
+    pub paths_s: f64,
+    /// Pairs that a plain hole punch joins have a direct path so long after both have joined; 0: not looked at.
+    #[serde(default)]
+    pub direct_s: f64,
+    /// Least part of the pairs that only many ports join which have a direct path by `paths_s`.
+    #[serde(default)]
+    pub birthday_share: f64,
     /// How the nodes are attached, in turn.
     #[serde(default = "all_public")]
     pub nat: Vec<Kind>,
@@ -85,6 +111,10 @@ pub struct Step {
     /// For `set-clock`: seconds, forward or back.
     #[serde(default)]
     pub clock_s: i64,
+    /// No pair that is connected may hear nothing of each other for longer than this from the step on, over `settle_s`; 0:
+    /// not looked at. The game must send more often than that.
+    #[serde(default)]
+    pub gap_s: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -116,12 +146,36 @@ pub enum Action {
     Churn,
     /// New addresses.
     Move,
+    /// Phones change between Wi-Fi at home and a carrier's NAT.
+    Roam,
+    /// Routers restart: they have forgotten all mappings.
+    ForgetMappings,
+    /// A relay dies: the one that carries most.
+    RelayDies,
+    /// All relays that died start again.
+    RelayLives,
     BootstrapDies,
     BootstrapLives,
     /// Nothing, for a while.
     Wait,
 }
 
+impl Settings {
+    /// How the node is attached.
+    pub fn kind(&self, node: usize, rng: &mut ChaCha12Rng) -> Kind {
+        let total: f64 = self.mix.iter().map(|(_, weight)| weight).sum();
+        let mut at = if self.mix.is_empty() { 0.0 } else { rng.random::<f64>() * total };
+        let drawn = self.mix.iter().find(|(_, weight)| {
+            at -= weight;
+            at < 0.0
+        });
+        drawn.or(self.mix.last()).map_or(self.nat[node % self.nat.len()], |(kind, _)| *kind)
+    }
+}
+
+const fn yes() -> bool {
+    true
+}
 const fn one() -> f64 {
     1.0
 }

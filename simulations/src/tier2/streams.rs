@@ -97,6 +97,12 @@ impl Streams {
         self.pairs.contains_key(&(a, b))
     }
 
+    /// Those to whom a node has a stream.
+    #[must_use]
+    pub fn neighbours(&self, node: usize) -> Vec<usize> {
+        self.pairs.range((node, 0)..(node + 1, 0)).map(|((_, other), _)| *other).collect()
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -185,6 +191,14 @@ pub async fn run(mut incoming: Incoming, opened: LinkOpened, listener: Listener)
     world::try_with(|world| world.streams.remove(link));
     let _ = listener.closed.send(LinkClosed(link)).await;
     let _ = listener.discovery.send(Heard::LinkEnded { link, node }).await;
+}
+
+/// Nobody listens.
+pub async fn refuse(incoming: Incoming) {
+    world::try_with(|world| {
+        world.streams.close(incoming.link);
+        world.streams.remove(incoming.link);
+    });
 }
 
 async fn carry(incoming: &mut Incoming, listener: &Listener) {

@@ -5,24 +5,27 @@
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
 use actix::Addr;
-use lanrage_actors::nat::messages::NatCounters;
-use lanrage_actors::wire::NodeId;
+use lanrage_actors::nat::NatActor;
+use lanrage_actors::wire::{LocalSocket, NodeId};
 use rand_chacha::ChaCha12Rng;
 use tokio::sync::Notify;
 
 use super::clock;
+use super::data_streams::DataStreams;
 use super::dht::Dht;
 use super::discovery::{Heard, SimDiscovery};
 use super::game::Game;
-use super::nat_actor::{SimNat, SocketReady};
-use super::net::{Flight, Net};
+use super::infra::Infra;
+use super::net::{DATA_PORT, Flight, Net};
+use super::paths::Seen;
+use super::sockets::Waiting;
 use super::streams::Streams;
 use crate::trace::Trace;
 
@@ -35,6 +38,8 @@ pub enum Event {
     /// For a node's discovery, if it is still the same run of the node.
     Discovery(usize, u32, Heard),
     GameTick(usize, u32),
+    /// Out of a data stream.
+    Carried(u64, Vec<Vec<u8>>),
     /// Traffic of each second goes into the trace as one number.
     Summary,
 }
@@ -68,9 +73,14 @@ impl Ord for Due {
 pub struct Ports {
     /// Counts the runs of the node.
     pub run: u32,
-    pub nat: Option<Addr<SimNat>>,
+    pub nat: Option<Addr<NatActor>>,
     pub discovery: Option<Addr<SimDiscovery>>,
-    pub socket: VecDeque<(SocketAddr, Vec<u8>)>,
+    pub socket: VecDeque<Waiting>,
+    pub socket_waker: Option<Waker>,
+    /// Its sockets beside the data socket, by port.
+    pub locals: BTreeMap<u16, LocalSocket>,
+    /// The port at which it relays, as its discovery was told.
+    pub serving: Option<u16>,
     /// From the game to the virtual device.
     pub device: VecDeque<Vec<u8>>,
     pub device_waker: Option<Waker>,
@@ -83,7 +93,6 @@ pub struct Ports {
     /// By how much its wall clock is wrong.
     pub skew_s: i64,
     pub socket_overflow: u64,
-    pub last_nat_counters: NatCounters,
 }
 
 pub struct World {
@@ -91,12 +100,27 @@ pub struct World {
     pub rng: ChaCha12Rng,
     pub trace: Trace,
     pub streams: Streams,
+    pub data_streams: DataStreams,
+    pub infra: Infra,
     pub dht: Dht,
     pub game: Game,
     pub ports: Vec<Ports>,
     pub ids: Vec<NodeId>,
     /// Nodes below this number are no strangers.
     pub honest: usize,
+    /// Nodes that are relays and nothing else.
+    pub relays: Vec<usize>,
+    /// Members who lie about themselves and flood the others.
+    pub liars: BTreeSet<usize>,
+    /// Datagrams with which they did.
+    pub flooded: u64,
+    /// When each was told that he had joined, or created.
+    pub joined: BTreeMap<usize, Duration>,
+    pub seen: Seen,
+    /// As they are configured; empty: nodes know no STUN server.
+    pub stun_servers: Vec<String>,
+    /// Whether nodes open many sockets to get through symmetric NATs.
+    pub punching: bool,
     pub by_id: BTreeMap<NodeId, usize>,
     /// Parts of nodes that exist: each comes back to 0 when all nodes have ended.
     pub alive: i64,
@@ -151,11 +175,20 @@ impl World {
             rng,
             trace: Trace::default(),
             streams: Streams::default(),
+            data_streams: DataStreams::default(),
+            infra: Infra::default(),
             dht,
             game,
             ports: Vec::new(),
             ids: Vec::new(),
             honest: 0,
+            relays: Vec::new(),
+            liars: BTreeSet::new(),
+            flooded: 0,
+            joined: BTreeMap::new(),
+            seen: Seen::default(),
+            stun_servers: Vec::new(),
+            punching: true,
             by_id: BTreeMap::new(),
             alive: 0,
             captured: Vec::new(),
@@ -202,8 +235,8 @@ impl World {
         self.deepest_queue
     }
 
-    /// A datagram leaves a node's socket.
-    pub fn send(&mut self, node: usize, to: SocketAddr, bytes: Vec<u8>) {
+    /// A datagram leaves a node by the socket on `port`.
+    pub fn send(&mut self, node: usize, port: u16, to: SocketAddr, bytes: Vec<u8>) {
         self.mix(node as u64, bytes.len() as u64);
         if self.capture {
             let slot = usize::try_from(self.net.counters.sent).unwrap_or(0) % CAPTURED;
@@ -212,7 +245,7 @@ impl World {
                 None => self.captured.push(bytes.clone()),
             }
         }
-        if let Some((at, flight)) = self.net.send(clock::elapsed(), node, to, bytes) {
+        if let Some((at, flight)) = self.net.send(clock::elapsed(), node, port, to, bytes) {
             self.at(at, Event::Arrival(flight));
         }
     }
@@ -227,9 +260,9 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Arrival(mut flight) => {
-                if let Some((node, from)) = self.net.arrive(clock::elapsed(), &flight) {
+                if let Some((node, port, from)) = self.net.arrive(clock::elapsed(), &flight) {
                     self.mix(!(node as u64), flight.bytes.len() as u64);
-                    self.arrived(node, from, std::mem::take(&mut flight.bytes));
+                    self.arrived(node, port, from, std::mem::take(&mut flight.bytes));
                 }
             }
             Event::Discovery(node, run, heard) => {
@@ -248,6 +281,7 @@ impl World {
                     super::game::tick(self, node);
                 }
             }
+            Event::Carried(stream, datagrams) => self.carried(stream, &datagrams),
             Event::Summary => {
                 let (traffic, counters) = (self.traffic, self.net.counters);
                 self.note(format_args!("traffic {traffic:016x} sent {} arrived {}", counters.sent, counters.arrived));
@@ -256,17 +290,23 @@ impl World {
         }
     }
 
-    fn arrived(&mut self, node: usize, from: SocketAddr, bytes: Vec<u8>) {
+    fn arrived(&mut self, node: usize, at_port: u16, from: SocketAddr, bytes: Vec<u8>) {
+        if self.infra_arrived(node, at_port, from, &bytes) {
+            return;
+        }
         let port = &mut self.ports[node];
-        let Some(nat) = &port.nat else { return };
+        let local = if at_port == DATA_PORT { Some(LocalSocket::MAIN) } else { port.locals.get(&at_port).copied() };
+        let Some(local) = local.filter(|_| port.nat.is_some()) else {
+            self.net.counters.no_such_address += 1;
+            return;
+        };
         if port.socket.len() >= SOCKET_BUFFER {
             port.socket_overflow += 1;
             return;
         }
-        let first = port.socket.is_empty();
-        port.socket.push_back((from, bytes));
-        if first && nat.try_send(SocketReady).is_err() {
-            // Its mailbox is full: the actor looks at the socket again when it has worked it off.
+        port.socket.push_back((local, from, bytes));
+        if let Some(waker) = port.socket_waker.take() {
+            waker.wake();
         }
     }
 }
