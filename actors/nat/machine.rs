@@ -399,9 +399,10 @@ impl<T: Clone> NatMachine<T> {
                 .or_else(|| self.hosts().into_iter().next()),
             Serve::Auto => {
                 let open = |report: &FamilyReport| {
-                    let unfiltered =
-                        matches!(report.nat.filtering, Dependence::EndpointIndependent | Dependence::Unknown);
-                    report.mapped.filter(|_| report.public == Some(true) && unfiltered)
+                    // Servers with one address, as LANrage's relays are, can show no more than that other ports get in; and a
+                    // firewall that lets those in lets in all.
+                    let filtered = report.nat.filtering == Dependence::AddressAndPortDependent;
+                    report.mapped.filter(|_| report.public == Some(true) && !filtered)
                 };
                 open(self.stun.v4())
                     .or_else(|| self.mapped().filter(|it| addrs::is_global(it.ip())))

@@ -72,6 +72,31 @@ fn who_is_public_serves_and_answers() {
     assert_eq!((reply.destination(), success.mapped), (addr("192.0.2.9:1"), addr("192.0.2.9:1")));
 }
 
+/// One whose servers have a second port, but no second address, is not taken for filtered because of that.
+#[test]
+fn who_is_public_serves_also_when_only_other_ports_could_be_tried() {
+    for (passes, serves) in [(true, Some(addr("198.51.100.7:5000"))), (false, None)] {
+        let (mut machine, mut out, mut now) = machine(Serve::Auto);
+        machine.set_interfaces(now, interface("198.51.100.7"), &mut out);
+        machine.set_servers(now, vec![addr("203.0.113.1:3478")], &mut out);
+        for _ in 0..200 {
+            for batch in std::mem::take(&mut out.transmits) {
+                let Some(stun::Stun::Request(request)) = stun::parse(batch.contents()) else { continue };
+                let (server, other) = (batch.destination(), addr("203.0.113.1:3479"));
+                let from = if request.change == stun::Change::NONE { server } else { other };
+                if from == server || (passes && request.change == stun::Change::PORT) {
+                    let reply = stun::success(request.id, addr("198.51.100.7:5000"), Some(from), Some(other), 200);
+                    machine.handle_datagrams(now, LocalSocket::MAIN, from, &reply, reply.len(), &mut out);
+                }
+            }
+            now += Duration::from_millis(50);
+            machine.handle_timeout(now, &mut out);
+        }
+        assert_ne!(machine.contact().nat.filtering, Dependence::Unknown, "it was tried");
+        assert_eq!(machine.contact().serves, serves, "other ports get in: {passes}");
+    }
+}
+
 #[test]
 fn tickets_and_what_relays_see_are_told() {
     let (mut machine, mut out, now) = machine(Serve::Never);
