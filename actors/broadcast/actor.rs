@@ -26,6 +26,11 @@ const MAX_MEMBERS: usize = 1024;
 /// Captured packets before the other actors of the arbiter get their turn.
 const PACKETS_PER_POLL: usize = 64;
 
+/// End, as when the program is killed.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Halt;
+
 /// Translates between the mailbox and one `BroadcastMachine`.
 pub struct BroadcastActor {
     machine: BroadcastMachine,
@@ -323,6 +328,14 @@ impl Handler<SetGameRules> for BroadcastActor {
         self.machine.set_rules(now, rules);
         self.run_due_timer(now);
         self.flush(ctx);
+    }
+}
+
+impl Handler<Halt> for BroadcastActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Halt, ctx: &mut Self::Context) {
+        ctx.stop();
     }
 }
 

@@ -8,7 +8,7 @@ use lanrage_actors::tun::offload::Incoming;
 use lanrage_actors::tun::routes::LocalRoute;
 use lanrage_actors::wire::PacketBatch;
 
-use super::world;
+use super::{game, world};
 
 #[derive(Debug, Clone, Copy)]
 pub struct SimFactory {
@@ -84,7 +84,7 @@ impl Device for SimDevice {
             for packet in batch.iter() {
                 report.packets += 1;
                 report.bytes += packet.len() as u64;
-                world.game.arrived(self.node, packet);
+                game::arrived(world, self.node, packet);
             }
         });
         report

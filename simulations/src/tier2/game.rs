@@ -7,6 +7,7 @@ use std::time::Duration;
 use lanrage_actors::wire::ip;
 use serde::Deserialize;
 
+use super::beacons;
 use super::clock;
 use super::world::{Event, World};
 
@@ -136,8 +137,18 @@ impl Game {
         gaps.into_iter().map(|(pair, (last, longest))| (pair, longest.max(now.saturating_sub(last)))).collect()
     }
 
-    /// A packet came out of a node's tunnel.
-    pub fn arrived(&mut self, node: usize, packet: &[u8]) {
+    /// Whether the two are in one party, or were a moment ago.
+    #[must_use]
+    pub fn together(&self, a: usize, b: usize) -> bool {
+        let now = clock::elapsed();
+        match (self.party_of[a], self.party_of[b]) {
+            (Some(one), Some(other)) => one == other,
+            (None, _) => now.saturating_sub(self.left_at[a]) <= GRACE,
+            (_, None) => now.saturating_sub(self.left_at[b]) <= GRACE,
+        }
+    }
+
+    fn unicast_arrived(&mut self, node: usize, packet: &[u8]) {
         let Some((source, destination, sent)) = parse(packet) else {
             self.violation(format!("node {node} was given a packet that no game has sent"));
             return;
@@ -147,12 +158,7 @@ impl Game {
             self.violation(format!("node {node} was given a packet from {source} to {destination}"));
             return;
         }
-        let together = |a: usize, b: usize| match (self.party_of[a], self.party_of[b]) {
-            (Some(one), Some(other)) => one == other,
-            (None, _) => now.saturating_sub(self.left_at[a]) <= GRACE,
-            (_, None) => now.saturating_sub(self.left_at[b]) <= GRACE,
-        };
-        if !together(source, node) {
+        if !self.together(source, node) {
             self.violation(format!("a packet from {source} came to {node}, which is not in its party"));
             return;
         }
@@ -160,11 +166,8 @@ impl Game {
             *longest = (*longest).max(now.saturating_sub(*last));
             *last = now;
         }
-        if self.counting
-            && sent >= self.counting_since
-            && !self.uncounted.contains(&source)
-            && !self.uncounted.contains(&node)
-        {
+        let counts = !self.uncounted.contains(&source) && !self.uncounted.contains(&node);
+        if self.counting && sent >= self.counting_since && counts {
             self.delivered += 1;
             let ms = usize::try_from((now.saturating_sub(sent)).as_millis()).unwrap_or(usize::MAX);
             let last = self.latency_ms.len() - 1;
@@ -186,6 +189,25 @@ impl Game {
             }
         }
         0.0
+    }
+}
+
+impl World {
+    /// Whether packets from `a` must come to `b`: both run on one side of a partition, and there is a path for them.
+    #[must_use]
+    pub fn reached(&self, a: usize, b: usize) -> bool {
+        let (from, to) = (&self.net.sites[a], &self.net.sites[b]);
+        let path = self.game.relayed || self.net.same_lan(a, b) || from.punches(to);
+        let counts = !self.game.uncounted.contains(&a) && !self.game.uncounted.contains(&b);
+        counts && to.up && from.group == to.group && path
+    }
+}
+
+/// A packet came out of a node's tunnel.
+pub fn arrived(world: &mut World, node: usize, packet: &[u8]) {
+    match beacons::arrived(world, node, packet.get(HEADERS..).unwrap_or_default()) {
+        None => world.game.unicast_arrived(node, packet),
+        Some(wrong) => wrong.into_iter().for_each(|what| world.game.violation(what)),
     }
 }
 
@@ -219,14 +241,16 @@ pub fn tick(world: &mut World, node: usize) {
     world.game.cursor[node] += 1;
     // Also of one whose program has died: games do not know.
     let Some(to) = world.ports[target].last_ip else { return };
-    let site = |node: usize| &world.net.sites[node];
-    let punches = world.game.relayed || world.net.same_lan(node, target) || site(node).punches(site(target));
-    let counts = !world.game.uncounted.contains(&node) && !world.game.uncounted.contains(&target);
-    let reaches = counts && site(target).up && site(node).group == site(target).group && punches;
+    let reaches = world.reached(node, target);
     let packet = build(own, to, node, target, world.game.settings.bytes);
     if world.game.counting && reaches {
         world.game.sent += 1;
     }
+    shout(world, node, packet);
+}
+
+/// Something that a local program sends over the virtual device.
+pub fn shout(world: &mut World, node: usize, packet: Vec<u8>) {
     let port = &mut world.ports[node];
     if port.device.len() >= DEVICE_QUEUE {
         world.game.device_full += 1;
@@ -239,20 +263,26 @@ pub fn tick(world: &mut World, node: usize) {
 }
 
 fn build(source: Ipv4Addr, destination: Ipv4Addr, from: usize, to: usize, bytes: usize) -> Vec<u8> {
-    let total = HEADERS + bytes.max(MIN_PAYLOAD);
-    let mut packet = vec![0; total];
-    let _ = ip::write_header(&mut packet, source, destination, ip::UDP, total);
-    packet[20..22].copy_from_slice(&27015u16.to_be_bytes());
-    packet[22..24].copy_from_slice(&27015u16.to_be_bytes());
-    let udp = u16::try_from(total - 20).unwrap_or(u16::MAX);
-    packet[24..26].copy_from_slice(&udp.to_be_bytes());
-    // The checksum may be zero over IPv4.
-    let payload = &mut packet[HEADERS..];
+    let mut payload = vec![0; bytes.max(MIN_PAYLOAD)];
     payload[..8].copy_from_slice(&MAGIC);
     payload[8..12].copy_from_slice(&u32::try_from(from).unwrap_or(u32::MAX).to_le_bytes());
     payload[12..16].copy_from_slice(&u32::try_from(to).unwrap_or(u32::MAX).to_le_bytes());
     let micros = u64::try_from(clock::elapsed().as_micros()).unwrap_or(u64::MAX);
     payload[16..24].copy_from_slice(&micros.to_le_bytes());
+    datagram(source, destination, 27015, &payload)
+}
+
+/// An IP packet with UDP from `port` to the same port.
+pub fn datagram(source: Ipv4Addr, destination: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+    let total = HEADERS + payload.len();
+    let mut packet = vec![0; total];
+    let _ = ip::write_header(&mut packet, source, destination, ip::UDP, total);
+    packet[20..22].copy_from_slice(&port.to_be_bytes());
+    packet[22..24].copy_from_slice(&port.to_be_bytes());
+    let udp = u16::try_from(total - 20).unwrap_or(u16::MAX);
+    packet[24..26].copy_from_slice(&udp.to_be_bytes());
+    // The checksum may be zero over IPv4.
+    packet[HEADERS..].copy_from_slice(payload);
     packet
 }
 

@@ -4,6 +4,7 @@
 //! socket and device. In the places of DiscoveryActor and StoreActor stand thin actors around what ships of them (planner).
 #![allow(missing_debug_implementations, reason = "actix addresses have no Debug")]
 
+pub mod beacons;
 pub mod census;
 pub mod clock;
 pub mod data_streams;
@@ -105,6 +106,7 @@ async fn simulate(job: &Job<'_>, settings: &Settings, report: &mut Report) -> Du
     let game = game::Game::new(settings.game.clone(), nodes);
     let mut world = world::World::new(net, ChaCha12Rng::seed_from_u64(rng.random()), dht, game);
     let mut machines: Vec<node::Machine> = (0..nodes).map(|node| node::Machine::new(node, &mut rng)).collect();
+    world.beacons = beacons::Beacons::new(settings.beacon.clone());
     world.ports.resize_with(world.net.sites.len(), Default::default);
     for node in nodes..nodes + stun {
         world.net.sites[node].up = true;

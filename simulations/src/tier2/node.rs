@@ -6,6 +6,9 @@ use std::task::{Context, Poll};
 
 use actix::{Actor as _, Addr, MailboxError, Recipient};
 use ed25519_dalek::SigningKey;
+use lanrage_actors::broadcast::actor::{BroadcastActor, Halt as HaltBroadcast};
+use lanrage_actors::broadcast::machine::Settings as BroadcastSettings;
+use lanrage_actors::broadcast::messages::BindBroadcast;
 use lanrage_actors::discovery;
 use lanrage_actors::nat::machine::NatSettings;
 use lanrage_actors::nat::messages::{OwnContact, Serve};
@@ -18,7 +21,7 @@ use lanrage_actors::peer::{self, BindPeers, BindPunch, OwnIdentity, PeerSupervis
 use lanrage_actors::relay::messages::{BindRelay, GetRelays, Limits, RelayView};
 use lanrage_actors::relay::{self, RelayActor};
 use lanrage_actors::tun::actor::{TunActor, TunConfig};
-use lanrage_actors::tun::messages::SetAddress;
+use lanrage_actors::tun::messages::{BindTun, SetAddress};
 use lanrage_actors::wire::{Contact, Ipv4Range, LocalSocket, NodeId};
 use rand::Rng as _;
 use rand_chacha::ChaCha12Rng;
@@ -33,7 +36,7 @@ use super::sockets::SimSockets;
 use super::store::{self, SimStore};
 use super::streams::SILENT_DEATH;
 use super::taps::{HaltTap, Liar, Registry};
-use super::{clock, game, world};
+use super::{beacons, clock, game, world};
 
 /// `LocalSocket(1)` of a relay, so that others can find out how their NATs filter.
 const RELAY_ALTERNATE: u16 = DATA_PORT + 1;
@@ -80,6 +83,7 @@ pub struct Running {
     pub nat: Addr<NatActor>,
     pub relay: Addr<RelayActor>,
     pub registry: Addr<Registry>,
+    pub broadcast: Addr<BroadcastActor>,
     liar: Option<Addr<Liar>>,
     pub discovery: Addr<SimDiscovery>,
 }
@@ -263,6 +267,8 @@ impl Machine {
         let store = SimStore { node }.start();
         let peers = PeerSupervisor::new(own, seeds[1]).start();
         let tun = TunActor::new(TunConfig::default(), Box::new(SimFactory { node })).start();
+        let mtu = TunConfig::default().mtu;
+        let broadcast = BroadcastActor::new(BroadcastSettings { mtu }).start();
         let (active, others) = store::load(node);
         let party = PartyActor::new(config, active, others).with_derive(Derive::AtOnce(cheap_secret)).start();
         let links = discovery::Links {
@@ -276,7 +282,12 @@ impl Machine {
         let networks = vec![peers.clone().recipient(), discovery.clone().recipient()];
         let data = self.start_data(Limits::MEMBER, contact, networks, &discovery).await?;
         let Data { nat, relay, registry, liar } = data;
-        world::with(|world| game::start(world, node));
+        tun.send(BindTun { broadcast: broadcast.clone().recipient() }).await?;
+        broadcast.send(BindBroadcast { deliver: tun.clone().recipient(), heard: None }).await?;
+        world::with(|world| {
+            game::start(world, node);
+            beacons::start(world, node);
+        });
         let links = peer::Links {
             transmit: nat.clone().recipient(),
             register: registry.clone().recipient(),
@@ -289,7 +300,11 @@ impl Machine {
                 know: relay.clone().recipient(),
                 far_legs: relay.clone().recipient(),
             }),
-            broadcast: None,
+            broadcast: Some(peer::Broadcast {
+                from_member: broadcast.clone().recipient(),
+                add_route: broadcast.clone().recipient(),
+                remove_route: broadcast.clone().recipient(),
+            }),
             events: None,
             doubt: None,
         };
@@ -302,13 +317,18 @@ impl Machine {
             send_frame: discovery.clone().recipient(),
             close_link: discovery.clone().recipient(),
             set_peers: peers.clone().recipient(),
-            set_address: vec![tun.clone().recipient(), nat.clone().recipient(), discovery.clone().recipient()],
+            set_address: vec![
+                tun.clone().recipient(),
+                nat.clone().recipient(),
+                discovery.clone().recipient(),
+                broadcast.clone().recipient(),
+            ],
             save_party: store.recipient(),
             get_discovery: discovery.clone().recipient(),
         };
         party.send(bind).await?;
         party.send(Start).await?;
-        Ok(Running { party, peers, tun, nat, relay, registry, liar, discovery })
+        Ok(Running { party, peers, tun, nat, relay, registry, broadcast, liar, discovery })
     }
 
     /// The machine sleeps, or the program is stopped: none of its tasks runs, what is sent to it is lost, and the world
@@ -371,6 +391,7 @@ impl Machine {
         let _ = running.party.send(Halt).await;
         let _ = running.peers.send(peer::Halt).await;
         let _ = running.tun.send(SetAddress(None)).await;
+        let _ = running.broadcast.send(HaltBroadcast).await;
         let Running { nat, relay, registry, liar, .. } = running;
         Data { nat, relay, registry, liar }.halt().await;
         let _ = running.discovery.send(Heard::Halt).await;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use lanrage_actors::broadcast::messages::GetBroadcast;
 use lanrage_actors::nat::messages::GetNat;
 use lanrage_actors::party::actor::Inspect;
 use lanrage_actors::peer::messages::GetPeers;
@@ -174,6 +175,36 @@ pub async fn wait(script: &mut Script<'_>, budget: Duration) -> Option<Vec<Durat
     None
 }
 
+/// Each broadcast exactly once at each member. What came twice, back, or to strangers has been told when it came.
+#[allow(clippy::cast_precision_loss, reason = "figures for people")]
+fn broadcasts(script: &mut Script<'_>) {
+    let (lost, figures, most, max) = world::with(|world| {
+        let beacons = &world.beacons;
+        let figures = [
+            ("broadcasts that all members must get", beacons.count() as u64),
+            ("copies of broadcasts at members", beacons.copies),
+            ("broadcasts of the storm", beacons.storm_sent),
+            ("copies of the storm at members", beacons.storm_got),
+            ("copies of the storm at a member in its busiest second", beacons.storm_most),
+        ];
+        (beacons.lost(), figures, beacons.storm_most, beacons.settings.storm_max)
+    });
+    for (name, value) in figures {
+        if value > 0 {
+            script.report.figure(name, value as f64, "");
+        }
+    }
+    for (from, number, missing) in lost.iter().take(5) {
+        script.fail(format!("broadcast {number} of {from} did not come to {missing} members"));
+    }
+    if lost.len() > 5 {
+        script.fail(format!("and {} more broadcasts like that", lost.len() - 5));
+    }
+    if max > 0 && most > max {
+        script.fail(format!("a member was handed {most} broadcasts of the storm in a second, more than {max}"));
+    }
+}
+
 /// What came to those who have nothing to do with it.
 #[allow(clippy::cast_precision_loss, reason = "figures for people")]
 fn bystanders(script: &mut Script<'_>) {
@@ -229,6 +260,16 @@ pub async fn invariants(script: &mut Script<'_>, min_delivery: f64, must_count: 
             add("probes to many ports", counters.sent_punches);
             add("dropped: socket or device mailbox full", counters.dropped_busy);
         }
+        if let Ok(view) = running.broadcast.send(GetBroadcast).await {
+            let counters = view.counters;
+            add("broadcasts carried", counters.sent);
+            add("broadcasts delivered", counters.delivered);
+            add("dropped: broadcasts over the limit", counters.dropped_limited);
+            add("dropped: broadcasts seen twice", counters.dropped_duplicate);
+            add("dropped: broadcasts of strangers", counters.dropped_stranger);
+            add("dropped: broadcasts to nobody", counters.dropped_alone);
+            add("dropped: broadcasts, mailbox full", counters.dropped_busy);
+        }
         if let Ok(view) = running.nat.send(GetNat).await {
             let counters = view.counters;
             add("dropped: datagrams of strangers", counters.dropped_foreign);
@@ -269,6 +310,7 @@ pub async fn invariants(script: &mut Script<'_>, min_delivery: f64, must_count: 
         }
     }
     bystanders(script);
+    broadcasts(script);
     for leak in leaked {
         script.fail(leak);
     }

@@ -413,6 +413,7 @@ impl<'a> Script<'a> {
                     world::with(|world| world.net.forget_mappings(node));
                 }
             }
+            Action::Storm => world::with(super::beacons::storm),
             Action::RelayDies => self.kill_relay().await,
             Action::RelayLives => {
                 for relay in world::with(|world| world.relays.clone()) {

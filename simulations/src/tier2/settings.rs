@@ -4,6 +4,7 @@ use rand::Rng as _;
 use rand_chacha::ChaCha12Rng;
 use serde::Deserialize;
 
+use super::beacons::BeaconSettings;
 use super::dht::DhtSettings;
 use super::game::GameSettings;
 use super::link::LinkSettings;
@@ -83,6 +84,8 @@ pub struct Settings {
     #[serde(default)]
     pub game: GameSettings,
     #[serde(default)]
+    pub beacon: BeaconSettings,
+    #[serde(default)]
     pub dht: DhtSettings,
     #[serde(default, rename = "step")]
     pub steps: Vec<Step>,
@@ -144,6 +147,8 @@ pub enum Action {
     Rejoin,
     /// Some of leave, crash, restart, rejoin, move.
     Churn,
+    /// The first node shouts as fast as `[run.beacon]` says.
+    Storm,
     /// New addresses.
     Move,
     /// Phones change between Wi-Fi at home and a carrier's NAT.

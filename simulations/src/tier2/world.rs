@@ -17,6 +17,7 @@ use lanrage_actors::wire::{LocalSocket, NodeId};
 use rand_chacha::ChaCha12Rng;
 use tokio::sync::Notify;
 
+use super::beacons::Beacons;
 use super::clock;
 use super::data_streams::DataStreams;
 use super::dht::Dht;
@@ -38,6 +39,8 @@ pub enum Event {
     /// For a node's discovery, if it is still the same run of the node.
     Discovery(usize, u32, Heard),
     GameTick(usize, u32),
+    Beacon(usize, u32),
+    Storm(usize),
     /// Out of a data stream.
     Carried(u64, Vec<Vec<u8>>),
     /// Traffic of each second goes into the trace as one number.
@@ -104,6 +107,7 @@ pub struct World {
     pub infra: Infra,
     pub dht: Dht,
     pub game: Game,
+    pub beacons: Beacons,
     pub ports: Vec<Ports>,
     pub ids: Vec<NodeId>,
     /// Nodes below this number are no strangers.
@@ -179,6 +183,7 @@ impl World {
             infra: Infra::default(),
             dht,
             game,
+            beacons: Beacons::default(),
             ports: Vec::new(),
             ids: Vec::new(),
             honest: 0,
@@ -281,6 +286,12 @@ impl World {
                     super::game::tick(self, node);
                 }
             }
+            Event::Beacon(node, run) => {
+                if self.ports[node].run == run {
+                    super::beacons::tick(self, node);
+                }
+            }
+            Event::Storm(node) => super::beacons::burst(self, node),
             Event::Carried(stream, datagrams) => self.carried(stream, &datagrams),
             Event::Summary => {
                 let (traffic, counters) = (self.traffic, self.net.counters);
