@@ -12,6 +12,7 @@ use lanrage_actors::discovery::messages::{
 };
 use lanrage_actors::discovery::planner::{Action, Planner};
 use lanrage_actors::nat::messages::Networks;
+use lanrage_actors::relay::messages::NetworkChanged;
 use lanrage_actors::tun::messages::SetAddress;
 use lanrage_actors::wire::NodeId;
 
@@ -383,6 +384,15 @@ impl Handler<SetAddress> for SimDiscovery {
     type Result = ();
 
     fn handle(&mut self, _: SetAddress, _: &mut Self::Context) {}
+}
+
+impl Handler<NetworkChanged> for SimDiscovery {
+    type Result = ();
+
+    fn handle(&mut self, _: NetworkChanged, ctx: &mut Self::Context) {
+        self.planner.network_changed(now());
+        self.drive(ctx);
+    }
 }
 
 impl Handler<Networks> for SimDiscovery {

@@ -18,7 +18,7 @@ use lanrage_actors::party::code::PartyCode;
 use lanrage_actors::party::keys::PartySecret;
 use lanrage_actors::party::machine::PartyConfig;
 use lanrage_actors::peer::{self, BindPeers, BindPunch, OwnIdentity, PeerSupervisor};
-use lanrage_actors::relay::messages::{BindRelay, GetRelays, Limits, RelayView};
+use lanrage_actors::relay::messages::{BindRelay, GetRelays, Limits, NetworkChanged, RelayView};
 use lanrage_actors::relay::{self, RelayActor};
 use lanrage_actors::tun::actor::{TunActor, TunConfig};
 use lanrage_actors::tun::messages::{BindTun, SetAddress};
@@ -189,6 +189,7 @@ impl Machine {
         limits: Limits,
         contact: Vec<Recipient<OwnContact>>,
         networks: Vec<Recipient<nat::messages::Networks>>,
+        changed: Vec<Recipient<NetworkChanged>>,
         discovery: &Addr<SimDiscovery>,
     ) -> Result<Data, MailboxError> {
         let node = self.node;
@@ -226,11 +227,13 @@ impl Machine {
         let links = NatLinks {
             contact,
             networks,
+            changed,
             relay: RelayLinks {
                 datagrams: relay.clone().recipient(),
                 know: relay.clone().recipient(),
                 serve: relay.clone().recipient(),
                 network_changed: relay.clone().recipient(),
+                doubt: relay.clone().recipient(),
                 limits,
             },
             streams: StreamLinks {
@@ -253,7 +256,8 @@ impl Machine {
         self.boot();
         let discovery = SimDiscovery::new(self.node, None).start();
         let networks = vec![discovery.clone().recipient()];
-        let data = self.start_data(Limits::DEDICATED, Vec::new(), networks, &discovery).await?;
+        let changed = vec![discovery.clone().recipient()];
+        let data = self.start_data(Limits::DEDICATED, Vec::new(), networks, changed, &discovery).await?;
         Ok(RunningRelay { data, discovery })
     }
 
@@ -280,7 +284,8 @@ impl Machine {
         let discovery = SimDiscovery::new(node, Some(links)).start();
         let contact = vec![party.clone().recipient(), peers.clone().recipient()];
         let networks = vec![peers.clone().recipient(), discovery.clone().recipient()];
-        let data = self.start_data(Limits::MEMBER, contact, networks, &discovery).await?;
+        let changed = vec![peers.clone().recipient(), discovery.clone().recipient()];
+        let data = self.start_data(Limits::MEMBER, contact, networks, changed, &discovery).await?;
         let Data { nat, relay, registry, liar } = data;
         tun.send(BindTun { broadcast: broadcast.clone().recipient() }).await?;
         broadcast.send(BindBroadcast { deliver: tun.clone().recipient(), heard: None }).await?;
@@ -306,7 +311,7 @@ impl Machine {
                 remove_route: broadcast.clone().recipient(),
             }),
             events: None,
-            doubt: None,
+            doubt: Some(nat.clone().recipient()),
         };
         peers.send(BindPeers(links)).await?;
         if world::with(|world| world.punching) {
