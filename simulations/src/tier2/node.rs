@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 use actix::{Actor as _, Addr, MailboxError, Recipient};
 use ed25519_dalek::SigningKey;
 use lanrage_actors::broadcast::actor::{BroadcastActor, Halt as HaltBroadcast};
-use lanrage_actors::broadcast::machine::Settings as BroadcastSettings;
+use lanrage_actors::broadcast::machine::{Carry, Settings as BroadcastSettings};
 use lanrage_actors::broadcast::messages::BindBroadcast;
+use lanrage_actors::broadcast::system::NoSystem;
 use lanrage_actors::discovery;
 use lanrage_actors::nat::machine::NatSettings;
 use lanrage_actors::nat::messages::{OwnContact, Serve};
@@ -272,7 +273,8 @@ impl Machine {
         let peers = PeerSupervisor::new(own, seeds[1]).start();
         let tun = TunActor::new(TunConfig::default(), Box::new(SimFactory { node })).start();
         let mtu = TunConfig::default().mtu;
-        let broadcast = BroadcastActor::new(BroadcastSettings { mtu }).start();
+        let settings = BroadcastSettings { mtu, carry: Carry::Device, ..BroadcastSettings::default() };
+        let broadcast = BroadcastActor::new(settings, Box::new(NoSystem)).start();
         let (active, others) = store::load(node);
         let party = PartyActor::new(config, active, others).with_derive(Derive::AtOnce(cheap_secret)).start();
         let links = discovery::Links {
