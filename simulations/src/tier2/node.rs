@@ -326,6 +326,7 @@ impl Machine {
             set_peers: peers.clone().recipient(),
             set_address: vec![
                 tun.clone().recipient(),
+                peers.clone().recipient(),
                 nat.clone().recipient(),
                 discovery.clone().recipient(),
                 broadcast.clone().recipient(),
