@@ -21,7 +21,8 @@ const MAX_SOCKET_PATH: usize = 108;
 pub(super) struct Channel {
     socket: UnixStream,
     received: Vec<u8>,
-    descriptor: Option<OwnedFd>,
+    /// And where in `received` the message begins that it belongs to.
+    descriptor: Option<(usize, OwnedFd)>,
 }
 
 impl Channel {
@@ -62,7 +63,15 @@ impl Channel {
             if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.received.drain(..=end).collect();
                 let message = serde_json::from_slice(&line).map_err(io::Error::from)?;
-                return Ok(Some((message, self.descriptor.take())));
+                let descriptor = match self.descriptor.take() {
+                    Some((at, descriptor)) if at <= end => Some(descriptor),
+                    Some((at, descriptor)) => {
+                        self.descriptor = Some((at - end - 1, descriptor));
+                        None
+                    }
+                    None => None,
+                };
+                return Ok(Some((message, descriptor)));
             }
             if self.received.len() > MAX_LINE {
                 return Err(io::Error::new(ErrorKind::InvalidData, "a message is too long"));
@@ -84,13 +93,16 @@ impl Channel {
                 other => break other?,
             }
         };
+        self.received.extend_from_slice(&bytes[..got.bytes]);
+        // A read may take in the end of messages before, but nothing after the one that the descriptor was sent with.
+        let before = self.received.strip_suffix(b"\n").unwrap_or(&self.received);
+        let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         for message in control.drain() {
             // Whatever else was handed over is closed here.
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                self.descriptor = descriptors.last();
+                self.descriptor = descriptors.last().map(|descriptor| (begin, descriptor));
             }
         }
-        self.received.extend_from_slice(&bytes[..got.bytes]);
         Ok(got.bytes)
     }
 }
