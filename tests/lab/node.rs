@@ -115,6 +115,10 @@ impl Node {
         &self.data
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub(crate) fn process(&mut self) -> &mut Process {
         &mut self.process
     }

@@ -190,6 +190,12 @@ impl<'lab> Internet<'lab> {
         }
     }
 
+    /// Drop this share of what goes from one interface of the internet's router to another, each packet by chance.
+    pub(crate) fn lose_between(&self, from: &str, to: &str, per_mille: u16) {
+        let rule = format!("iifname \"{from}\" oifname \"{to}\" numgen random mod 1000 < {per_mille} drop");
+        self.router.nft(&format!("add rule inet internet loss {rule}\n"));
+    }
+
     /// Limit what goes to a site.
     pub(crate) fn limit(&self, site: &Site, mbit: u32) {
         let rate = format!("{mbit}mbit");

@@ -95,6 +95,11 @@ pub(crate) struct Stream {
 impl Stream {
     /// Also before there is a way: what cannot be sent is lost.
     pub(crate) fn start(from: &Host, to: impl Into<IpAddr>, interval: Duration) -> Self {
+        Self::of_size(from, to, interval, ECHO_BYTES)
+    }
+
+    /// Datagrams of so many bytes, 4 to 2,048.
+    pub(crate) fn of_size(from: &Host, to: impl Into<IpAddr>, interval: Duration, bytes: usize) -> Self {
         let to = SocketAddr::new(to.into(), ECHO_PORT);
         let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = Arc::new(from.enter(|| bound(any, 0)).unwrap());
@@ -102,7 +107,7 @@ impl Stream {
         let sender = {
             let (ended, echoes, socket) = (Arc::clone(&ended), Arc::clone(&echoes), Arc::clone(&socket));
             std::thread::spawn(move || {
-                let mut payload = [0; ECHO_BYTES];
+                let mut payload = vec![0; bytes];
                 let mut next = Instant::now();
                 while !ended.load(Ordering::Relaxed) {
                     let number = {
@@ -123,7 +128,7 @@ impl Stream {
                 let mut buffer = [0; 2_048];
                 while !ended.load(Ordering::Relaxed) {
                     match socket.recv_from(&mut buffer) {
-                        Ok((ECHO_BYTES, _)) => {
+                        Ok((length, _)) if length == bytes => {
                             let now = Instant::now();
                             let number = u32::from_le_bytes(buffer[..4].try_into().unwrap());
                             let mut echoes = echoes.lock().unwrap_or_else(PoisonError::into_inner);
