@@ -230,51 +230,45 @@ fn both_nats_forget_their_mappings_and_give_other_ports() {
     game.done("both NATs flushed, with other ports afterwards");
 }
 
-/// The program is stopped for longer than its router remembers, as a laptop whose lid is closed; when it goes on, the router
-/// gives it another port.
+/// The program is stopped, as a laptop whose lid is closed, and its router forgets it meanwhile; when it goes on, the router
+/// gives it another port. (The router is made to forget: what the other player sends would keep its memory fresh.)
 #[test]
 fn a_player_sleeps_and_wakes() {
-    const MEMORY_S: u64 = 5;
+    const SLEEP: Duration = Duration::from_secs(8);
     let Some(lab) = Lab::with_programs(PROGRAMS) else { return };
     let game = Match::start(&lab, "port", "port", 1);
     let router = &game.meeting.sites[1].routers[0];
-    for which in ["udp_timeout", "udp_timeout_stream"] {
-        router.run(&["sysctl", "-w", &format!("net.netfilter.nf_conntrack_{which}={MEMORY_S}")]).expect_ok();
-    }
     let mut first = Vec::new();
     for run in 0..runs(3) {
         game.steady("direct at first", Way::is_direct);
-        let handshakes = |name: &str| game.meeting.b.peer(name).map(|peer| peer["restarts"].clone());
-        let before = handshakes("ann");
+        let before = game.meeting.b.peer("ann").unwrap()["restarts"].clone();
         let pid = rustix::process::Pid::from_raw(i32::try_from(game.meeting.b.pid()).unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-        std::thread::sleep(Duration::from_secs(MEMORY_S + 3));
+        std::thread::sleep(SLEEP);
         let port = 40_000 + run;
         router.nft(&format!(
             "flush chain inet nat_lab outwards\n\
              add rule inet nat_lab outwards oifname \"wan0\" udp sport {DATA_PORT} masquerade to :{port}\n\
              add rule inet nat_lab outwards oifname \"wan0\" masquerade\n"
         ));
-        std::thread::sleep(Duration::from_secs(2));
-        let mappings = router.run(&["conntrack", "-L", "-p", "udp"]).all();
-        assert!(!mappings.contains(&format!("sport={DATA_PORT} ")), "the router has forgotten: {mappings}");
+        router.run(&["conntrack", "-F"]).expect_ok();
         let woken = Instant::now();
         rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
         until("the stream goes on", PATIENCE, || match game.stream.answers_since(woken) {
             15.. => Ok(()),
             few => Err(format!("{few} answers; {}", game.meeting.b.json(&["peers"]))),
         });
-        let answers = game.stream.echoes().into_iter().filter(|echo| echo.sent >= woken).find_map(|echo| echo.answered);
-        first.push(answers.unwrap() - woken);
-        assert_eq!(handshakes("ann"), before, "the same PeerActor");
+        let echoes = game.stream.echoes();
+        let answers = echoes.iter().filter(|echo| echo.sent >= woken).filter_map(|echo| echo.answered);
+        first.push(answers.min().unwrap() - woken);
+        assert_eq!(game.meeting.b.peer("ann").unwrap()["restarts"], before, "the same PeerActor");
     }
     game.steady("direct at last", Way::is_direct);
     first.sort_unstable();
     let all: Vec<_> = first.iter().map(|time| format!("{:.2}", time.as_secs_f64())).collect();
+    let median = first[first.len() / 2].as_secs_f64();
     shown(format!(
-        "woken after {} s: first answer after {:.2} s (median of {}: {})",
-        MEMORY_S + 5,
-        first[first.len() / 2].as_secs_f64(),
+        "woken after {SLEEP:?}: first answer after {median:.2} s (median of {}: {})",
         all.len(),
         all.join(" ")
     ));
