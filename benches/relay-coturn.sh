@@ -18,6 +18,9 @@ fi
 lanrage=$(realpath "${LANRAGE_BIN:-target/release/lanrage}")
 load=$(realpath "${RELAY_LOAD:-target/release/examples/relay_load}")
 
+# Two sockets a client here, one in coturn.
+ulimit -n "$(ulimit -Hn)"
+
 relay_space=lrbench$$-relay load_space=lrbench$$-load work=$(mktemp -d)
 pid=
 cleanup() {

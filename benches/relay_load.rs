@@ -92,9 +92,6 @@ fn main() {
     let (clients, rate, seconds): (u32, u32, u32) =
         (clients.parse().unwrap(), rate.parse().unwrap(), seconds.parse().unwrap());
     let (network, pid): (Ipv4Addr, u32) = (network.parse().unwrap(), pid.parse().unwrap());
-    let many = rustix::process::Rlimit { current: Some(65_536), maximum: Some(65_536) };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, many).unwrap();
-
     let memory_before = memory_kib(pid);
     let mut all = Vec::new();
     for client in 0..clients {
