@@ -7,7 +7,7 @@ mod lab;
 mod real_games;
 
 use lab::Lab;
-use real_games::{CHOCOLATE_DOOM, DDNET, FREECIV, Game, MINECRAFT_LIKE, Party, SAUERBRATEN, Switch};
+use real_games::{CHOCOLATE_DOOM, DDNET, FREECIV, Game, MINECRAFT_LIKE, MUMBLE, Party, SAUERBRATEN, Switch};
 
 macro_rules! games {
     ($place:ident: $($test:ident $game:ident),* $(,)?) => {
@@ -35,12 +35,28 @@ games! { found_on_a_switch:
 }
 
 games! { found_in_a_party:
+    armagetron ARMAGETRON,
+    bzflag BZFLAG,
+    chocolate_doom CHOCOLATE_DOOM,
+    ddnet DDNET,
+    freeciv FREECIV,
+    minecraft_like MINECRAFT_LIKE,
+    openarena OPENARENA,
     openttd OPENTTD,
+    sauerbraten SAUERBRATEN,
+    teeworlds TEEWORLDS,
 }
 
 fn found_on_a_switch(game: &Game) {
     let Some(lab) = Lab::with_programs(game.programs) else { return };
     game.must_be_found(&Switch::new(&lab).place());
+}
+
+/// What a game says about itself by mDNS is carried only where that is asked for.
+#[test]
+fn mumble_is_not_found_in_a_party_that_carries_no_mdns() {
+    let Some(lab) = Lab::with_programs(MUMBLE.programs) else { return };
+    MUMBLE.must_not_be_found(&Party::new(&lab, &[]).place());
 }
 
 fn found_in_a_party(game: &Game) {

@@ -33,6 +33,8 @@ const FINDS_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Game {
     pub(crate) name: &'static str,
+    /// Of its profile; none for what is to be taken for no game.
+    pub(crate) profile: Option<&'static str>,
     /// What looks for the server.
     pub(crate) client: &'static str,
     /// Programs and the Debian packages that they are in.
@@ -76,8 +78,10 @@ struct Found {
     ask: Datagram,
     /// The same datagram when it came to the other host.
     heard: Datagram,
-    /// None where nobody answers.
-    reply: Option<Datagram>,
+    /// As it was sent, and as it came to the client's host; none where nobody answers.
+    reply: Option<(Datagram, Datagram)>,
+    /// How often it was sent, on all networks together, and how often heard.
+    copies: (usize, usize),
 }
 
 impl Game {
@@ -138,10 +142,11 @@ impl Game {
         let (sender, receiver) = if announced { (server, client) } else { (client, server) };
         let source = if announced { place.server_ip } else { place.client_ip };
         let missing = |what: &str| -> ! { panic!("{}: {what} was not seen; listed: {}", self.name, listing.text) };
-        let heard = receiver.first(start, |datagram| {
+        let is_heard = |datagram: &Datagram| {
             let (Asks::Client(ports) | Asks::Nobody(ports)) = self.asks;
             *datagram.from.ip() == source && ports.contains(&datagram.to.port())
-        });
+        };
+        let heard = receiver.first(start, is_heard);
         let Some(heard) = heard else {
             missing("the query at the other host, from the sender's address in this place")
         };
@@ -156,30 +161,55 @@ impl Game {
         let Some(ask) = exact.or_else(|| sender.first(start, same)) else {
             missing("the query with the same ports where it was sent")
         };
+        // Counted in this order, as more may be under way.
+        let alike = |datagram: &Datagram| {
+            (datagram.to.port(), datagram.from.port(), datagram.size) == (ask.to.port(), ask.from.port(), ask.size)
+        };
+        let copies = receiver.count(start, |datagram| is_heard(datagram) && alike(datagram));
+        let sent = sender.count(start, |datagram| self.is_ask(datagram) && alike(datagram));
+        assert!(copies <= sent, "{}: sent {sent} times and heard {copies} times", self.name);
         let reply = (!announced).then(|| {
             let reply = client.first(ask.at, |datagram| {
                 *datagram.from.ip() == place.server_ip
-                    && (datagram.to.port() == ask.from.port() || datagram.is_for_many())
+                    && (*datagram.to.ip() == place.client_ip || datagram.is_for_many())
                     && datagram.from != ask.from
             });
-            reply.unwrap_or_else(|| missing("the reply at the client's host"))
+            let reply = reply.unwrap_or_else(|| missing("the reply at the client's host"));
+            // A game may answer by the address of its LAN: by its port and size it is the same.
+            let sent = server.first(heard.at, |datagram| {
+                datagram.from.port() == reply.from.port()
+                    && datagram.to.port() == reply.to.port()
+                    && datagram.size == reply.size
+            });
+            (sent.unwrap_or(reply), reply)
         });
-        Found { listing, ask, heard, reply }
+        Found { listing, ask, heard, reply, copies: (sent, copies) }
     }
 
     fn report(&self, place: &Place<'_>, runs: &[Found]) {
         let first = &runs[0];
         shown(format!("{} {}: {} lists: {}", self.name, place.name, self.client, first.listing.text.trim()));
         shown(format!(
-            "  sent {} → {} ({} bytes), heard as {} → {}",
-            first.ask.from, first.ask.to, first.ask.size, first.heard.from, first.heard.to
+            "  sent {} → {} ({} bytes, {} times), heard as {} → {} ({} times)",
+            first.ask.from,
+            first.ask.to,
+            first.ask.size,
+            first.copies.0,
+            first.heard.from,
+            first.heard.to,
+            first.copies.1
         ));
         let reply = first.reply.map_or_else(
             || "none, an announcement".into(),
-            |reply| {
-                let way = if reply.is_for_many() { "to all" } else { "unicast" };
+            |(sent, reply)| {
+                let way = match sent.to.ip() {
+                    group if group.is_multicast() => "multicast",
+                    _ if sent.is_for_many() => "broadcast",
+                    _ => "unicast",
+                };
                 let port = if reply.from.port() == first.heard.to.port() { "" } else { ", from another port" };
-                format!("{way} {} → {} ({} bytes){port}", reply.from, reply.to, reply.size)
+                let (sent, got) = ((sent.from, sent.to), (reply.from, reply.to));
+                format!("{way} {} → {}, came as {} → {} ({} bytes){port}", sent.0, sent.1, got.0, got.1, reply.size)
             },
         );
         shown(format!("  reply: {reply}"));
@@ -194,7 +224,7 @@ impl Game {
             "  {} runs: to the other host {}, to the reply {}, to the listing {}; ping {}",
             runs.len(),
             spread(|run| run.heard.at.saturating_duration_since(run.ask.at)),
-            spread(|run| run.reply.unwrap_or(run.heard).at.saturating_duration_since(run.ask.at)),
+            spread(|run| run.reply.map_or(run.heard, |reply| reply.1).at.saturating_duration_since(run.ask.at)),
             spread(|run| run.listing.at.saturating_duration_since(run.ask.at)),
             place.ping(),
         ));

@@ -1,5 +1,9 @@
 //! A screen that nobody sees, for clients that want one.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::lab::{Host, PATIENCE, Process, until};
@@ -15,16 +19,27 @@ impl Screen {
     /// 640×480, as the places to click at are counted in it.
     #[track_caller]
     pub(super) fn on(host: &Host) -> Self {
-        let args = ["Xvfb", "-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp"];
+        static SCREENS: AtomicU32 = AtomicU32::new(0);
+        // It would belong to the player otherwise, who is nobody.
+        let sockets = Path::new("/tmp/.X11-unix");
+        if fs::create_dir(sockets).is_ok() {
+            fs::set_permissions(sockets, fs::Permissions::from_mode(0o1777)).unwrap();
+        }
+        // A number that no other test has: a server that ends would take away the socket of the next one of its number.
+        let number = 100 + std::process::id() % 500 * 100 + SCREENS.fetch_add(1, Ordering::Relaxed) % 100;
+        let display = format!(":{number}");
+        // Without `-noreset` it starts anew when the last program has left, and refuses one that comes in that moment.
+        let screen = ["-noreset", "-screen", "0", "640x480x24", "-nolisten", "tcp"];
+        let args = [&["Xvfb", &display, "-displayfd", "1"], &screen[..]].concat();
         let mut server = host.spawn_as_player(&args);
-        let number = until("the X server has a display", PATIENCE, || {
+        until("the X server has its display", PATIENCE, || {
             if let Some(status) = server.ended() {
                 panic!("the X server ended ({status}):\n{}", server.all());
             }
             let said = server.stdout();
-            said.strip_suffix('\n').map(String::from).ok_or(said)
+            if said.ends_with('\n') { Ok(()) } else { Err(said) }
         });
-        Self { host: host.clone(), server, display: format!("DISPLAY=:{number}") }
+        Self { host: host.clone(), server, display: format!("DISPLAY={display}") }
     }
 
     /// Start a program on this screen, without sound.

@@ -70,6 +70,11 @@ impl Wire {
         Self { seen, ended, thread: Some(thread) }
     }
 
+    pub(crate) fn count(&self, since: Instant, fits: impl Fn(&Datagram) -> bool) -> usize {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().filter(|datagram| datagram.at >= since && fits(datagram)).count()
+    }
+
     /// The first one since then that `fits`. A program may be faster with its datagram than the thread that notes it.
     pub(crate) fn first(&self, since: Instant, fits: impl Fn(&Datagram) -> bool) -> Option<Datagram> {
         let start = Instant::now();
