@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::lab::meeting::{options, public_node};
 use crate::lab::sites::{Internet, Site, Wanted};
-use crate::lab::{Host, Lab, Node, NodeOptions, Relay};
+use crate::lab::{Host, Lab, Node, Relay};
 
 /// Two hosts, and the addresses by which they are to see each other.
 #[derive(Debug)]
@@ -64,19 +64,10 @@ pub(crate) struct Party {
 impl Party {
     /// With more arguments of `lanrage up` for both.
     pub(crate) fn new(lab: &Lab, more: &[&str]) -> Self {
-        Self::started(lab, |options| options.with(more))
-    }
-
-    /// Both nodes may not listen on the physical networks: the party's own device is all they have.
-    pub(crate) fn without_capture(lab: &Lab) -> Self {
-        Self::started(lab, |options| options.wrapped(&["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw"]))
-    }
-
-    fn started(lab: &Lab, as_wanted: impl FnOnce(NodeOptions) -> NodeOptions) -> Self {
         let internet = Internet::new(lab);
         let sites = internet.sites(&[Wanted::new("a", "port").players(2), Wanted::new("b", "port").players(2)]);
         let relay = public_node(&internet, 0, &[]);
-        let options = as_wanted(options(&internet, &[&relay]));
+        let options = options(&internet, &[&relay]).with(more);
         let mut server = Node::launch(sites[0].player(), "ann", &options);
         let mut client = Node::launch(sites[1].player(), "bob", &options);
         server.wait_for_api();
