@@ -12,7 +12,6 @@ const SEARCH_LAN: [(u16, u16); 3] = [(398, 187), (188, 211), (192, 463)];
 
 pub(crate) const CHOCOLATE_DOOM: Game = Game {
     name: "Chocolate Doom",
-    profile: Some("chocolate-doom"),
     client: "chocolate-doom -localsearch",
     programs: &[("chocolate-doom", "chocolate-doom"), ("chocolate-server", "chocolate-doom")],
     asks: Asks::Client(&[2342]),
@@ -32,7 +31,6 @@ pub(crate) const CHOCOLATE_DOOM: Game = Game {
 
 pub(crate) const OPENTTD: Game = Game {
     name: "OpenTTD",
-    profile: Some("openttd"),
     client: "openttd, Search LAN",
     programs: &[("openttd", "openttd + openttd-opengfx"), ("Xvfb", "xvfb"), ("xdotool", "xdotool")],
     asks: Asks::Client(&[3979]),
@@ -43,7 +41,6 @@ pub(crate) const OPENTTD: Game = Game {
 
 pub(crate) const OPENARENA: Game = Game {
     name: "OpenArena",
-    profile: Some("openarena"),
     client: "openarena +localservers",
     programs: &[("openarena", "openarena"), ("openarena-server", "openarena-server"), ("Xvfb", "xvfb")],
     asks: Asks::Client(&[27960, 27961, 27962, 27963]),

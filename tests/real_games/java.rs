@@ -10,7 +10,6 @@ const WORLD: &str = "A world of ours";
 
 pub(crate) const MINECRAFT_LIKE: Game = Game {
     name: "Java on Minecraft's group",
-    profile: None,
     client: "Java's MulticastSocket",
     programs: &[("java", "openjdk-17-jre-headless")],
     asks: Asks::Nobody(&[4445]),

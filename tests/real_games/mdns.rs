@@ -29,7 +29,6 @@ publish-workstation=no
 
 pub(crate) const MUMBLE: Game = Game {
     name: "Mumble",
-    profile: Some("mumble"),
     client: "avahi-browse",
     programs: &[
         ("murmurd", "mumble-server"),

@@ -33,8 +33,6 @@ const FINDS_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Game {
     pub(crate) name: &'static str,
-    /// Of its profile; none for what is to be taken for no game.
-    pub(crate) profile: Option<&'static str>,
     /// What looks for the server.
     pub(crate) client: &'static str,
     /// Programs and the Debian packages that they are in.
@@ -90,9 +88,10 @@ impl Game {
     #[track_caller]
     pub(crate) fn must_be_found(&self, place: &Place<'_>) {
         let _servers = (self.serve)(place.server);
-        let wires = [Wire::on(place.server), Wire::on(place.client)];
         let runs: Vec<_> = (0..game_runs())
             .map(|_| {
+                // New ones, which cannot be behind with what was sent before.
+                let wires = [Wire::on(place.server), Wire::on(place.client)];
                 let start = Instant::now();
                 let listing = (self.find)(&Search { on: place.client, patience: FINDS_WITHIN });
                 let listing = listing.unwrap_or_else(|said| panic!("{}: no server found:\n{said}", self.name));

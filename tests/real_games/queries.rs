@@ -10,7 +10,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 pub(crate) const TEEWORLDS: Game = Game {
     name: "Teeworlds",
-    profile: Some("teeworlds"),
     client: "its token request, then its info request",
     programs: &[("teeworlds-server", "teeworlds-server")],
     asks: Asks::Client(&[8303]),
@@ -21,7 +20,6 @@ pub(crate) const TEEWORLDS: Game = Game {
 
 pub(crate) const DDNET: Game = Game {
     name: "DDNet",
-    profile: Some("ddnet"),
     client: "its info request",
     programs: &[("DDNet-Server", "ddnet-server")],
     asks: Asks::Client(&[8303]),
@@ -40,7 +38,6 @@ pub(crate) const DDNET: Game = Game {
 
 pub(crate) const FREECIV: Game = Game {
     name: "Freeciv",
-    profile: Some("freeciv"),
     client: "its multicast query",
     programs: &[("freeciv-server", "freeciv-server")],
     asks: Asks::Client(&[4555]),
@@ -52,7 +49,6 @@ pub(crate) const FREECIV: Game = Game {
 
 pub(crate) const SAUERBRATEN: Game = Game {
     name: "Sauerbraten",
-    profile: Some("sauerbraten"),
     client: "its ping",
     programs: &[("cube2-server", "cube2-server")],
     asks: Asks::Client(&[28_784]),
@@ -71,7 +67,6 @@ pub(crate) const SAUERBRATEN: Game = Game {
 
 pub(crate) const ARMAGETRON: Game = Game {
     name: "Armagetron Advanced",
-    profile: Some("armagetronad"),
     client: "its request for small server info",
     programs: &[("armagetronad-dedicated", "armagetronad-dedicated")],
     asks: Asks::Client(&[4534]),
@@ -96,7 +91,6 @@ pub(crate) const ARMAGETRON: Game = Game {
 
 pub(crate) const BZFLAG: Game = Game {
     name: "BZFlag",
-    profile: Some("bzflag"),
     client: "its ping",
     programs: &[("bzfs", "bzflag-server")],
     asks: Asks::Client(&[5154]),
