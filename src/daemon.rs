@@ -1,5 +1,6 @@
 //! The composition root: builds the actors, connects them, runs until told to stop.
 
+mod games;
 mod relay;
 mod wiring;
 
@@ -68,7 +69,9 @@ async fn run_node(config: Config) -> Result<(), String> {
         print::notice(notice);
     }
 
+    let profiles = games::load(&config.data_dir);
     let data = Data {
+        known_games: games::known(&profiles),
         store,
         stored,
         sockets,
@@ -100,6 +103,7 @@ async fn run_node(config: Config) -> Result<(), String> {
     };
     let node = Node::start(data, &identity).await?;
     drop(identity);
+    games::keep_known(node.browser.clone(), profiles, &config.data_dir);
 
     let sessions = Sessions::start(&config.data_dir, node.tun.clone(), node.party.clone());
     if let Err(error) = &sessions {

@@ -14,7 +14,9 @@ use tokio::sync::oneshot;
 use super::code::PartyCode;
 use super::keys::PartySecret;
 use super::machine::{Counters, Event, Now, Output, PartyConfig, PartyMachine, RequestId};
-use super::messages::{CreateParty, GetParty, JoinParty, KickMember, LeaveParty, ListParties, PartyError};
+use super::messages::{
+    CreateParty, GetHosts, GetParty, JoinParty, KickMember, LeaveParty, ListParties, MemberHosts, PartyError, SetHosted,
+};
 use super::messages::{PartySummary, PartyView};
 use crate::discovery::messages::{
     CloseLink, DiscoveryView, GetDiscovery, LinkClosed, LinkFrame, LinkOpened, OwnAddrs, Seek, SendFrame,
@@ -431,6 +433,22 @@ impl Handler<GetParty> for PartyActor {
 
     fn handle(&mut self, _: GetParty, _: &mut Self::Context) -> Self::Result {
         self.machine.view()
+    }
+}
+
+impl Handler<GetHosts> for PartyActor {
+    type Result = Vec<MemberHosts>;
+
+    fn handle(&mut self, _: GetHosts, _: &mut Self::Context) -> Self::Result {
+        self.machine.hosts()
+    }
+}
+
+impl Handler<SetHosted> for PartyActor {
+    type Result = ();
+
+    fn handle(&mut self, SetHosted(servers): SetHosted, ctx: &mut Self::Context) {
+        self.feed(ctx, |machine, now| machine.set_hosted(now, &servers));
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::Message;
 use serde::Serialize;
 
-use crate::wire::{Ipv4Range, NodeId, PartyId};
+use crate::wire::{Hosted, Ipv4Range, NodeId, PartyId};
 
 /// Create a party and enter it.
 #[derive(Debug, Clone, Message)]
@@ -45,6 +45,26 @@ pub struct GetParty;
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<PartySummary>")]
 pub struct ListParties;
+
+/// What every member says it hosts.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Vec<MemberHosts>")]
+pub struct GetHosts;
+
+/// A member, this machine among them, with the servers that its record names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberHosts {
+    pub name: String,
+    /// Virtual IP.
+    pub ip: Ipv4Addr,
+    pub me: bool,
+    pub hosted: Vec<Hosted>,
+}
+
+/// What this machine hosts, for its record.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct SetHosted(pub Vec<Hosted>);
 
 #[derive(Debug, Clone, Serialize)]
 pub struct PartyView {

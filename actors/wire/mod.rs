@@ -3,6 +3,7 @@
 mod batch;
 mod contact;
 mod endpoint;
+mod hosted;
 pub mod icmp;
 mod ids;
 pub mod ip;
@@ -15,6 +16,7 @@ pub use contact::{
     usable_addr,
 };
 pub use endpoint::{Endpoint, LocalSocket, is_stream, stream_addr, stream_id};
+pub use hosted::{HOSTED_EXTENSION, Hosted, MAX_GAME_ID, MAX_HOSTED, decode_hosted, encode_hosted};
 pub use ids::{IdError, Ipv4Range, NodeId, PartyId, RangeError, WgPublicKey};
 pub use networks::LocalNetworks;
 pub use protocol::IpProtocol;

@@ -4,6 +4,7 @@ use actix_web::error::JsonPayloadError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
+use lanrage_actors::browser::messages::HostedError;
 use lanrage_actors::party::messages::PartyError;
 use lanrage_actors::peer::messages::PingError;
 use serde_json::json;
@@ -77,6 +78,12 @@ impl From<PingError> for Problem {
             PingError::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
         };
         Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<HostedError> for Problem {
+    fn from(error: HostedError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_server", error.to_string())
     }
 }
 

@@ -9,6 +9,7 @@ use actix_web::http::StatusCode;
 use actix_web::web::{Data, Json, Path, Query};
 use lanrage_actors::broadcast::bridge::messages::{BridgeView, GetBridge};
 use lanrage_actors::broadcast::messages::GetBroadcast;
+use lanrage_actors::browser::messages::{GetServers, Hosted, NameHosted};
 use lanrage_actors::discovery::messages::{BootstrapView, DiscoveryView, GetDiscovery};
 use lanrage_actors::metrics::messages::AwaitEvents;
 use lanrage_actors::nat::messages::GetNat;
@@ -160,6 +161,33 @@ async fn bridge_view(shared: &Shared) -> Result<Option<BridgeView>, Problem> {
         Some(bridge) => ask("bridge", bridge, GetBridge, QUESTION).await.map(Some),
         None => Ok(None),
     }
+}
+
+pub(super) async fn servers(shared: Data<Shared>) -> Answer {
+    Ok(HttpResponse::Ok().json(ask("browser", &shared.state.actors.get_servers, GetServers, QUESTION).await?))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HostedBody {
+    servers: Vec<HostedServer>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HostedServer {
+    /// Id of the game's profile.
+    game: String,
+    port: u16,
+    #[serde(default)]
+    query_port: Option<u16>,
+}
+
+pub(super) async fn hosted(shared: Data<Shared>, body: Json<HostedBody>) -> Answer {
+    let servers = body.into_inner().servers.into_iter();
+    let servers = servers.map(|it| Hosted { game: it.game, port: it.port, query_port: it.query_port }).collect();
+    ask("browser", &shared.state.actors.name_hosted, NameHosted(servers), QUESTION).await??;
+    Ok(HttpResponse::Ok().json(serde_json::json!({})))
 }
 
 pub(super) async fn party(shared: Data<Shared>) -> Answer {

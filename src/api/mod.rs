@@ -18,6 +18,7 @@ use std::time::Instant;
 use actix::Recipient;
 use lanrage_actors::broadcast::bridge::messages::GetBridge;
 use lanrage_actors::broadcast::messages::GetBroadcast;
+use lanrage_actors::browser::messages::{GetServers, NameHosted};
 use lanrage_actors::discovery::messages::GetDiscovery;
 use lanrage_actors::metrics::messages::AwaitEvents;
 use lanrage_actors::nat::messages::GetNat;
@@ -61,6 +62,8 @@ pub struct Actors {
     pub get_broadcast: Recipient<GetBroadcast>,
     /// In bridge mode.
     pub get_bridge: Option<Recipient<GetBridge>>,
+    pub get_servers: Recipient<GetServers>,
+    pub name_hosted: Recipient<NameHosted>,
 }
 
 impl std::fmt::Debug for Actors {

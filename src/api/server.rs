@@ -178,6 +178,8 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(
             at("/api/v1/profiles/{id}").route(web::put().to(profiles::put)).route(web::delete().to(profiles::delete)),
         )
+        .service(at("/api/v1/servers").route(web::get().to(handlers::servers)))
+        .service(at("/api/v1/servers/hosted").route(web::put().to(handlers::hosted)))
         .service(at("/api/v1/party").route(web::get().to(handlers::party)))
         .service(at("/api/v1/parties").route(web::get().to(handlers::parties)))
         .service(at("/api/v1/netcheck").route(web::get().to(handlers::netcheck)))

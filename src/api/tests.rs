@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
 use lanrage_actors::broadcast::messages::{BroadcastView, GetBroadcast};
+use lanrage_actors::browser::messages::{GetServers, Hosted, HostedError, NameHosted, ServersView};
 use lanrage_actors::discovery::messages::{BootstrapView, DiscoveryView};
 use lanrage_actors::metrics::messages::{Event, EventsView, Recorded};
 use lanrage_actors::nat::messages::{NatCounters, NatReport, NatView};
@@ -72,6 +73,7 @@ answers! {
         assert!(m.timeout <= Duration::from_secs(600));
         fake.fails.clone().map_or_else(|| Ok(party_view(&m.code_or_link)), Err)
     };
+    NameHosted => Result<(), HostedError>: |_fake, m| if m.0.iter().all(Hosted::is_sound) { Ok(()) } else { Err(HostedError::BadPort) };
     LeaveParty => Result<(), PartyError>: |fake, _m| fake.fails.clone().map_or(Ok(()), Err);
     KickMember => Result<PartyView, PartyError>: |fake, m| fake.fails.clone().map_or_else(|| Ok(party_view(&m.member)), Err);
     SetRedundancy => (): |_fake, m| assert_eq!((m.node, m.redundancy), (NodeId([2; 32]), Redundancy::On));
@@ -105,6 +107,7 @@ views! {
     };
     GetNat: |_fake| NatView { listen_port: 41641, contact: Contact::default(), report: NatReport::default(), counters: NatCounters::default() };
     GetBroadcast: |_fake| BroadcastView { members: 1, ..BroadcastView::default() };
+    GetServers: |_fake| ServersView::default();
     GetDiscovery: |_fake| DiscoveryView {
         bootstrap: vec![BootstrapView { addr: "/ip4/192.0.2.1".into(), reached: false, last_error: Some("no route".into()) }],
         reachability: "unknown", ..DiscoveryView::default()
@@ -173,6 +176,8 @@ fn actors(fake: &actix::Addr<Fake>) -> Actors {
         set_redundancy: fake.clone().recipient(),
         await_events: fake.clone().recipient(),
         get_tun: fake.clone().recipient(),
+        get_servers: fake.clone().recipient(),
+        name_hosted: fake.clone().recipient(),
         get_nat: fake.clone().recipient(),
         get_discovery: fake.clone().recipient(),
         get_broadcast: fake.clone().recipient(),

@@ -60,6 +60,11 @@ pub(super) enum Command {
     /// Check and list game profiles: how games are recognised, and what is done for them
     #[command(subcommand)]
     Profile(ProfileCommand),
+    /// Show the games that can be joined in the party, and how; say what you host
+    #[command(
+        after_help = "Examples:\n  lanrage games\n  lanrage games --host openttd:3979      show your friends a server that LANrage does not see by itself\n  lanrage games --host minetest:30000    games that are not known are shown with the address to join\n  lanrage games --no-host                take back what --host said"
+    )]
+    Games(GamesArgs),
     /// Run a game in a network of its own that has only the party in it (Linux)
     #[command(
         after_help = "For games that tell others their own address or name, or that take the first network they find.\nNeeds no root. It all goes away when the game ends, and its exit code is passed on.\nOther programs of this computer are not reached from inside: start server and game together, like: lanrage play -- sh -c 'server & game'\n\nExamples:\n  lanrage play -- quakespasm -listen 8\n  lanrage play --name-is-address -- freeciv-server\n  lanrage play --internet -- steam"
@@ -86,6 +91,18 @@ pub(super) enum Command {
         after_help = "Examples:\n  lanrage netcheck\n  lanrage netcheck --server stun.example.org:3478   ask other servers"
     )]
     Netcheck(NetcheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GamesArgs {
+    /// A server on this computer, as GAME:PORT or GAME:PORT:QUERY-PORT; may be repeated, replaces what was said before
+    #[arg(long, value_name = "GAME:PORT")]
+    pub(super) host: Vec<String>,
+    /// Show your friends only what LANrage sees by itself
+    #[arg(long, conflicts_with = "host")]
+    pub(super) no_host: bool,
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
 }
 
 #[derive(Debug, Args)]
@@ -401,6 +418,9 @@ mod tests {
             "party list --json",
             "party kick bob",
             "status --json",
+            "games --json",
+            "games --host openttd:3979 --host valheim:2456:2457",
+            "games --no-host",
             "play -- game -x --json",
             "play --game quake --internet --name-is-address --data-dir /d -- game",
             "peers",
@@ -416,6 +436,7 @@ mod tests {
             "party join",
             "ping",
             "play",
+            "games --host a:1 --no-host",
             "play game",
             "party join x --wait 0",
             "profile check",

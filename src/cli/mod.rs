@@ -5,6 +5,7 @@ mod client;
 mod commands;
 mod doctor;
 mod events;
+mod games;
 mod netcheck;
 mod percentile;
 pub mod print;
@@ -29,6 +30,7 @@ pub fn run() -> ExitCode {
     let outcome = match cli.command {
         None => up(cli.up, &places),
         Some(Command::Up(args)) => up(args, &places),
+        Some(Command::Games(args)) => games::run(&args, &places),
         Some(Command::Play(args)) => play(args, &places),
         Some(Command::PlayInside { control, command }) => Ok(play::run_inside(control, &command)),
         Some(Command::Relay(args)) => relay(args, &places),

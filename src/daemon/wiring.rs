@@ -14,6 +14,8 @@ use lanrage_actors::broadcast::linux::LinuxSystem;
 use lanrage_actors::broadcast::machine::{Carry, Settings as BroadcastSettings};
 use lanrage_actors::broadcast::messages::BindBroadcast;
 use lanrage_actors::broadcast::unwanted::Wanted;
+use lanrage_actors::browser::actor::BrowserActor;
+use lanrage_actors::browser::messages::{BindBrowser, GameFacts};
 use lanrage_actors::discovery::{self, BindDataStreams, BindDiscovery, DiscoveryActor, DiscoveryConfig};
 use lanrage_actors::metrics::MetricsActor;
 use lanrage_actors::nat::machine::NatSettings;
@@ -52,6 +54,7 @@ pub(super) struct Data {
     pub(super) bridge: Vec<String>,
     pub(super) wanted: Wanted,
     pub(super) nat: NatData,
+    pub(super) known_games: Vec<GameFacts>,
     /// `HOST:PORT`.
     pub(super) relay_servers: Vec<String>,
     pub(super) broadcasts: Carry,
@@ -81,6 +84,7 @@ pub(super) struct Node {
     relay: Addr<RelayActor>,
     broadcast: Addr<BroadcastActor>,
     bridge: Option<Addr<BridgeActor>>,
+    pub(super) browser: Addr<BrowserActor>,
     metrics: Addr<MetricsActor>,
     arbiters: [Arbiter; 3],
 }
@@ -241,7 +245,7 @@ impl Node {
         let (active, stored) = split_active(data.stored);
         let party =
             PartyActor::start_in_arbiter(&control.handle(), move |_| PartyActor::new(party_config, active, stored));
-        let relay_servers = data.relay_servers;
+        let (relay_servers, known_games) = (data.relay_servers, data.known_games);
         let nat = data_socket(&data_path, data.sockets, data.tun, data.nat, identity.wireguard).await?;
         let relay = relay(&data_path, identity)?;
         let metrics = MetricsActor::start_in_arbiter(&control.handle(), |_| MetricsActor::default());
@@ -257,8 +261,10 @@ impl Node {
             BroadcastActor::new(settings, Box::new(LinuxSystem::default()))
         });
 
+        let browser = BrowserActor::start_in_arbiter(&control.handle(), move |_| BrowserActor::new(known_games));
+
         let arbiters = [data_path, control, disk];
-        let node = Self { id, party, tun, nat, peers, discovery, relay, metrics, broadcast, bridge, arbiters };
+        let node = Self { id, party, tun, nat, peers, discovery, relay, metrics, broadcast, bridge, browser, arbiters };
         node.connect(store).await.map_err(|error| format!("the parts of LANrage could not be connected: {error}"))?;
         know_relays(node.relay.clone(), relay_servers);
         Ok(node)
@@ -288,7 +294,12 @@ impl Node {
             }))
             .await?;
         self.tun.send(BindTun { broadcast: self.broadcast.clone().recipient() }).await?;
-        self.broadcast.send(BindBroadcast { deliver: self.tun.clone().recipient(), heard: None }).await?;
+        self.broadcast
+            .send(BindBroadcast {
+                deliver: self.tun.clone().recipient(),
+                heard: Some(self.browser.clone().recipient()),
+            })
+            .await?;
         if let Some(bridge) = &self.bridge {
             let links = BindBridge { carry: self.broadcast.clone().recipient(), peers: self.peers.clone().recipient() };
             bridge.send(links).await?;
@@ -333,6 +344,9 @@ impl Node {
                 get_discovery: self.discovery.clone().recipient(),
             })
             .await?;
+        self.browser
+            .send(BindBrowser { hosts: self.party.clone().recipient(), publish: self.party.clone().recipient() })
+            .await?;
         self.party.send(StartParty).await
     }
 
@@ -353,6 +367,8 @@ impl Node {
             get_discovery: self.discovery.clone().recipient(),
             get_broadcast: self.broadcast.clone().recipient(),
             get_bridge: self.bridge.clone().map(Addr::recipient),
+            get_servers: self.browser.clone().recipient(),
+            name_hosted: self.browser.clone().recipient(),
         }
     }
 

@@ -21,14 +21,17 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::code::PartyCode;
-use super::messages::{MemberView, PartySummary, PartyView};
+use super::messages::{MemberHosts, MemberView, PartySummary, PartyView};
+use super::record::MemberRecord;
 use super::roster::MAX_MEMBERS;
 use super::snapshot::{Membership, Snapshot};
 use crate::discovery::messages::{LinkId, Seek};
 use crate::peer::messages::SetPeers;
 use crate::store::messages::StoredParty;
 use crate::tun::messages::Address;
-use crate::wire::{Contact, Ipv4Range, NodeId, PartyId, WgPublicKey};
+use crate::wire::{
+    Contact, HOSTED_EXTENSION, Hosted, Ipv4Range, NodeId, PartyId, WgPublicKey, decode_hosted, encode_hosted,
+};
 use join::Joining;
 use link::Link;
 use outbox::Outbox;
@@ -121,8 +124,14 @@ impl PartyMachine {
     #[must_use]
     pub fn new(config: PartyConfig, stored: &[StoredParty]) -> Self {
         let node = NodeId(config.identity.verifying_key().to_bytes());
-        let profile =
-            Profile { node, wg_key: config.wg_key, name: config.name, contact: Contact::default(), addrs: Vec::new() };
+        let profile = Profile {
+            node,
+            wg_key: config.wg_key,
+            name: config.name,
+            contact: Contact::default(),
+            addrs: Vec::new(),
+            extensions: Vec::new(),
+        };
         let mut machine = Self {
             identity: config.identity,
             profile,
@@ -240,6 +249,32 @@ impl PartyMachine {
         self.publish_soon(now, PUBLISH_DELAY);
     }
 
+    /// What games this machine hosts.
+    pub fn set_hosted(&mut self, now: Now, servers: &[Hosted]) {
+        self.profile.extensions = match servers {
+            [] => Vec::new(),
+            some => vec![(HOSTED_EXTENSION, encode_hosted(some))],
+        };
+        self.publish_soon(now, PUBLISH_DELAY);
+    }
+
+    /// What every member says it hosts. What cannot be read counts as nothing.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<MemberHosts> {
+        let hosted = |record: &MemberRecord| {
+            let extension = record.extensions.iter().find(|(kind, _)| *kind == HOSTED_EXTENSION);
+            extension.and_then(|(_, bytes)| decode_hosted(bytes)).unwrap_or_default()
+        };
+        let members = self.session().into_iter().flat_map(|session| session.roster.members());
+        let hosts = members.map(|it| MemberHosts {
+            name: it.name.clone(),
+            ip: it.virtual_ip,
+            me: it.node == self.profile.node,
+            hosted: hosted(it),
+        });
+        hosts.collect()
+    }
+
     /// A frame could not be handed on. What it said comes again with the next digest.
     pub fn count_dropped_send(&mut self) {
         self.out.counters.dropped_sends += 1;
@@ -268,7 +303,7 @@ impl PartyMachine {
         let host = session.roster.view().host();
         let code = session.roster.codes().next().map(|rekey| rekey.code.clone())?;
         let me = self.profile.node;
-        let member = |record: &super::record::MemberRecord| MemberView {
+        let member = |record: &MemberRecord| MemberView {
             node: record.node,
             name: record.name.clone(),
             virtual_ip: record.virtual_ip,

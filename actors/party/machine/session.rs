@@ -25,6 +25,8 @@ pub(super) struct Profile {
     pub(super) name: String,
     pub(super) contact: Contact,
     pub(super) addrs: Vec<String>,
+    /// Kinds ascending.
+    pub(super) extensions: Vec<(u16, Vec<u8>)>,
 }
 
 impl Profile {
@@ -57,7 +59,7 @@ impl Profile {
             issued_at: unix,
             seq: known.seq.saturating_add(1),
             state: MemberState::Active,
-            extensions: Vec::new(),
+            extensions: self.extensions.clone(),
         }
     }
 }
@@ -195,6 +197,7 @@ impl Session {
         next.wg_key = profile.wg_key;
         next.contact.clone_from(&profile.contact);
         next.addrs.clone_from(&profile.addrs);
+        next.extensions.clone_from(&profile.extensions);
         let taken = self.taken_by_others(profile.node);
         if self.roster.view().without_ip.contains(&profile.node)
             && let Some(attempt) =
