@@ -48,6 +48,8 @@ pub struct Paths {
     /// The path in use has left a probe unanswered for as long as its answer takes.
     doubt: bool,
     doubted_at: Option<Instant>,
+    /// Doubts in a row that brought no life.
+    doubts: u32,
     next_id: u64,
     allowance: Allowance,
     /// One of the two is reached only through streams: so are its relays.
@@ -70,6 +72,7 @@ impl Paths {
             alarm: false,
             doubt: false,
             doubted_at: None,
+            doubts: 0,
             next_id: first_id,
             allowance: Allowance::default(),
             tcp: false,
@@ -231,13 +234,15 @@ impl Paths {
     }
 
     /// Whether this machine's own address is to be doubted: the path in use does not answer, or packets wait (`wanted`) and
-    /// there is none. Not more often than every `DOUBT_EVERY`.
+    /// there is none. Not more often than every `DOUBT_EVERY`, and ever less often about a member who stays away.
     pub fn take_doubt(&mut self, now: Instant, wanted: bool) -> bool {
         let doubt = std::mem::take(&mut self.doubt) || (wanted && self.in_use.is_none());
-        if !doubt || self.doubted_at.is_some_and(|at| now < at + probing::DOUBT_EVERY) {
+        let doublings = self.doubts.saturating_sub(probing::DOUBTS_IN_A_ROW).min(probing::DOUBT_DOUBLINGS);
+        if !doubt || self.doubted_at.is_some_and(|at| now < at + probing::DOUBT_EVERY * (1 << doublings)) {
             return false;
         }
         self.doubted_at = Some(now);
+        self.doubts = self.doubts.saturating_add(1);
         true
     }
 
@@ -245,6 +250,7 @@ impl Paths {
     fn on_life(&mut self, index: usize) {
         if self.in_use == Some(index) {
             self.waiting_since = None;
+            self.doubts = 0;
             if std::mem::take(&mut self.alarm) {
                 self.paths.iter_mut().for_each(|path| path.failing = false);
             }

@@ -18,6 +18,11 @@ pub(super) const QUIET_BEFORE_SUSPECT: Duration = Duration::from_millis(250);
 pub(super) const PROBE_SUSPECT: Duration = Duration::from_millis(100);
 /// How often it is asked whether this machine is still where others were told.
 pub(super) const DOUBT_EVERY: Duration = Duration::from_millis(500);
+/// At that pace; after them each pause is twice the one before. A member who is away cannot be told from a NAT that forgot,
+/// and what the doubts bring up goes to the whole party.
+pub(super) const DOUBTS_IN_A_ROW: u32 = 8;
+/// Until the pause is 32 s.
+pub(super) const DOUBT_DOUBLINGS: u32 = 6;
 /// So many of those unanswered, and a path that does answer is used instead. One that has none must wait for death.
 pub(super) const FAILING_AFTER: u32 = 2;
 /// First retry towards a candidate that has not answered; doubles up to `PROBE_SILENT_MAX`.

@@ -379,3 +379,26 @@ fn streams_come_last_and_relays_reached_by_them_too() {
     sim.paths.set_networks(&networks, true);
     assert_eq!(kinds(&sim.paths), [PathKind::Tcp, PathKind::Tcp]);
 }
+
+/// What a doubt brings up goes to the whole party, so a member who stays away must not raise one every half second.
+#[test]
+fn doubts_about_a_member_who_stays_away_become_rare_and_end_with_life() {
+    let mut sim = Sim::new(&[endpoint(1)]);
+    let mut doubts = |sim: &mut Sim, answers: bool, seconds: u32| {
+        let mut count = 0;
+        for _ in 0..seconds * 10 {
+            let until = sim.now + Duration::from_millis(100);
+            sim.run(until, |_| answers.then_some(Duration::from_millis(20)));
+            count += u32::from(sim.paths.take_doubt(sim.now, true));
+        }
+        count
+    };
+    assert!(doubts(&mut sim, false, 5) >= 7, "quick at first");
+    assert!(doubts(&mut sim, false, 60) <= 10);
+    assert!((15..=21).contains(&doubts(&mut sim, false, 600)), "one each 32 s");
+    doubts(&mut sim, true, 60);
+    assert_eq!(in_use(&sim.paths), Some(endpoint(1)));
+    assert_eq!(doubts(&mut sim, true, 60), 0);
+    // Gone again: as quick as the first time.
+    assert!(doubts(&mut sim, false, 60) >= 8);
+}
