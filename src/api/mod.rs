@@ -19,6 +19,7 @@ use actix::Recipient;
 use lanrage_actors::broadcast::bridge::messages::GetBridge;
 use lanrage_actors::broadcast::messages::GetBroadcast;
 use lanrage_actors::discovery::messages::GetDiscovery;
+use lanrage_actors::game_watch::messages::GetGames;
 use lanrage_actors::metrics::messages::AwaitEvents;
 use lanrage_actors::nat::messages::GetNat;
 use lanrage_actors::party::messages::{CreateParty, GetParty, JoinParty, KickMember, LeaveParty, ListParties};
@@ -61,6 +62,7 @@ pub struct Actors {
     pub get_broadcast: Recipient<GetBroadcast>,
     /// In bridge mode.
     pub get_bridge: Option<Recipient<GetBridge>>,
+    pub get_games: Recipient<GetGames>,
 }
 
 impl std::fmt::Debug for Actors {
