@@ -73,6 +73,10 @@ pub struct Config {
     /// Carry mDNS and SSDP between members.
     pub share_mdns: bool,
     pub share_ssdp: bool,
+    /// Look for running games.
+    pub game_detection: bool,
+    /// Do what their profiles ask for.
+    pub game_tuning: bool,
     /// Set the identity in the data folder aside and make a new one.
     pub new_identity: bool,
     /// A `tracing` filter.
@@ -167,6 +171,12 @@ pub struct Layer {
     /// Carry SSDP (UPnP, DLNA) between you and your friends
     #[arg(long, env = "LANRAGE_SHARE_SSDP", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub share_ssdp: Option<bool>,
+    /// Do not look which games run
+    #[arg(long, env = "LANRAGE_NO_GAME_DETECTION", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub no_game_detection: Option<bool>,
+    /// Notice running games, but treat their packets like any others
+    #[arg(long, env = "LANRAGE_NO_GAME_TUNING", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub no_game_tuning: Option<bool>,
     /// What to write to the error output: error, warn, info, debug, trace
     #[arg(long, env = "LANRAGE_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -232,6 +242,8 @@ impl Layer {
             bridge: self.bridge.or(below.bridge),
             share_mdns: self.share_mdns.or(below.share_mdns),
             share_ssdp: self.share_ssdp.or(below.share_ssdp),
+            no_game_detection: self.no_game_detection.or(below.no_game_detection),
+            no_game_tuning: self.no_game_tuning.or(below.no_game_tuning),
             log: self.log.or(below.log),
         }
     }
@@ -303,6 +315,8 @@ impl Config {
             bridge: layer.bridge.into_iter().flatten().map(|name| name.0).take(MAX_BRIDGED).collect(),
             share_mdns: taken(layer.share_mdns, "share-mdns")?,
             share_ssdp: taken(layer.share_ssdp, "share-ssdp")?,
+            game_detection: !taken(layer.no_game_detection, "no-game-detection")?,
+            game_tuning: !taken(layer.no_game_tuning, "no-game-tuning")?,
             new_identity,
             log: taken(layer.log, "log")?,
             file,

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use actix::System;
 use lanrage_actors::broadcast::unwanted::Wanted;
 use lanrage_actors::discovery::{DiscoveryConfig, Role};
+use lanrage_actors::game_watch::actor::WatchConfig;
 use lanrage_actors::nat::BoundSockets;
 use lanrage_actors::party::messages::GetParty;
 use lanrage_actors::store::{IdentityPolicy, Store};
@@ -93,6 +94,8 @@ async fn run_node(config: Config) -> Result<(), String> {
         relay_servers: config.relay_servers.clone(),
         broadcasts: config.broadcasts,
         broadcast_except: config.broadcast_except.clone(),
+        data_dir: config.data_dir.clone(),
+        games: WatchConfig { detection: config.game_detection, tuning: config.game_tuning },
         nat: NatData {
             stun_servers: config.stun_servers.clone(),
             serve: config.serve,

@@ -1,6 +1,6 @@
 #![allow(missing_debug_implementations, reason = "actix addresses have no Debug")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
@@ -13,6 +13,7 @@ use super::fallback::{Fallback, Reachable, Wish};
 use super::machine::{NatMachine, NatOutputs, NatSettings};
 use super::messages::{Doubt, GetNat, NatView, Networks, OwnContact, Register, ReleasePorts, Transmit, Unregister};
 use super::portmap::{PortMapSettings, PortMapper};
+use super::queue::SendQueue;
 use super::sleep::SleepWatch;
 use super::sockets::{DataSockets, Sent};
 use super::stun;
@@ -29,8 +30,6 @@ use crate::wire::{LocalSocket, TransmitBatch, stream_id};
 
 /// Batches waiting in the mailbox; beyond that the sender counts a drop.
 const MAILBOX: usize = 256;
-/// Batches kept while the socket is full.
-const SEND_QUEUE: usize = 64;
 /// Receive rounds before other actors get their turn.
 const RECEIVE_ROUNDS: usize = 2;
 /// How often the interfaces are looked at for changes: a player who goes from cable to radio waits for it.
@@ -98,8 +97,8 @@ pub struct NatActor {
     listen_port: u16,
     /// `HOST:PORT` of STUN servers, as configured.
     servers: Vec<String>,
-    /// What the socket did not take yet, each with the bytes that are out already.
-    queue: VecDeque<(TransmitBatch, usize)>,
+    /// What the socket did not take yet.
+    queue: SendQueue,
     links: Option<NatLinks>,
     /// Everybody knows the machine's contact and networks.
     told: bool,
@@ -134,7 +133,7 @@ impl NatActor {
             machine: NatMachine::new(now(), settings, wg_secret, seed),
             outputs: NatOutputs::default(),
             servers,
-            queue: VecDeque::new(),
+            queue: SendQueue::default(),
             links: None,
             told: false,
             extra: BTreeMap::new(),
@@ -169,31 +168,36 @@ impl NatActor {
     }
 
     fn send(&mut self, batch: TransmitBatch) {
-        if self.queue.is_empty() {
-            if let Sent::Blocked { sent_bytes } = self.send_now(&batch, 0) {
-                self.queue.push_back((batch, sent_bytes));
-            }
-        } else if self.queue.len() < SEND_QUEUE {
-            self.queue.push_back((batch, 0));
+        // Behind what waits, if only for the order of its own flow.
+        let out = if self.queue.is_empty() {
+            let Sent::Blocked { sent_bytes } = self.send_now(&batch, 0) else { return };
+            sent_bytes
         } else {
-            self.machine.counters_mut().dropped_send_failed += batch.segments() as u64;
-        }
+            0
+        };
+        self.enqueue(batch, out);
+    }
+
+    fn enqueue(&mut self, batch: TransmitBatch, out: usize) {
+        let dropped = self.queue.push(batch, out);
+        self.machine.counters_mut().dropped_queue_full += dropped;
     }
 
     /// Sends what waited; returns with the queue empty, or woken up once the socket takes more.
     fn flush_queue(&mut self, cx: &mut TaskContext<'_>) {
-        while let Some((batch, out)) = self.queue.pop_front() {
+        while let Some(next) = self.queue.pop() {
+            let batch = &next.batch;
             let ready = self
                 .sockets
                 .as_ref()
                 .is_some_and(|sockets| sockets.poll_writable(cx, batch.local(), batch.destination()).is_ready());
             if !ready {
-                self.queue.push_front((batch, out));
+                self.queue.put_back(next, 0);
                 return;
             }
             // A socket that is full after all has cleared its readiness: the next round registers for the wake-up.
-            if let Sent::Blocked { sent_bytes } = self.send_now(&batch, out) {
-                self.queue.push_front((batch, out + sent_bytes));
+            if let Sent::Blocked { sent_bytes } = self.send_now(batch, next.out) {
+                self.queue.put_back(next, sent_bytes);
             }
         }
     }
@@ -203,7 +207,11 @@ impl NatActor {
         let Some(sockets) = &self.sockets else { return Sent::Failed };
         let rest = batch.contents().get(out..).unwrap_or_default();
         let segments = rest.len().div_ceil(batch.segment_size().max(1)) as u64;
-        let sent = sockets.send(batch.local(), batch.destination(), rest, batch.segment_size());
+        let (to, size) = (batch.destination(), batch.segment_size());
+        let sent = match batch.class().dscp {
+            0 => sockets.send(batch.local(), to, rest, size),
+            dscp => sockets.send_marked(batch.local(), to, rest, size, dscp),
+        };
         let counters = self.machine.counters_mut();
         match sent {
             Sent::Done => counters.sent += segments,
@@ -236,8 +244,8 @@ impl NatActor {
                 self.route(batch);
             } else if self.sockets.is_some() {
                 self.send(batch);
-            } else if self.queue.len() < SEND_QUEUE {
-                self.queue.push_back((batch, 0));
+            } else {
+                self.enqueue(batch, 0);
             }
         }
         if std::mem::take(&mut outputs.contact_changed) | std::mem::take(&mut outputs.networks_changed) {

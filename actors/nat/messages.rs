@@ -97,6 +97,8 @@ pub struct NatCounters {
     pub dropped_rate_limited: u64,
     pub dropped_peer_busy: u64,
     pub dropped_send_failed: u64,
+    /// The socket was full for too long.
+    pub dropped_queue_full: u64,
     pub stun_answers: u64,
     /// STUN requests answered.
     pub stun_served: u64,

@@ -14,6 +14,7 @@ pub mod messages;
 mod model;
 pub mod portmap;
 mod questions;
+mod queue;
 pub mod responder;
 mod sleep;
 pub mod sockets;

@@ -34,6 +34,18 @@ pub trait DataSockets {
     /// Sends `contents` as datagrams of `segment_size` bytes, in one call where the system can.
     fn send(&self, local: LocalSocket, destination: SocketAddr, contents: &[u8], segment_size: usize) -> Sent;
 
+    /// As [`Self::send`], with a code point (RFC 2474) in the IP header, where the system can.
+    fn send_marked(
+        &self,
+        local: LocalSocket,
+        destination: SocketAddr,
+        contents: &[u8],
+        segment_size: usize,
+        _dscp: u8,
+    ) -> Sent {
+        self.send(local, destination, contents, segment_size)
+    }
+
     /// Ready when a socket that was full may take more.
     fn poll_writable(&self, cx: &mut Context<'_>, local: LocalSocket, destination: SocketAddr) -> Poll<()>;
 

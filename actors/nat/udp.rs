@@ -1,12 +1,12 @@
 //! The UDP sockets of the data path: one per address family on one port, and more for a while to punch with.
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::task::{Context, Poll, ready};
 
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
@@ -196,6 +196,47 @@ impl DataSockets for Sockets {
         Sent::Done
     }
 
+    /// Not through quinn-udp: it states the whole TOS byte (traffic class, with IPv6) with each call, of which it knows the
+    /// ECN bits only, so that a code point set on the socket never gets out. What it states of ECN for these datagrams is
+    /// "not capable", and so does this.
+    fn send_marked(
+        &self,
+        local: LocalSocket,
+        destination: SocketAddr,
+        contents: &[u8],
+        segment_size: usize,
+        dscp: u8,
+    ) -> Sent {
+        let Some(port) = self.port_for(local, destination) else { return Sent::Failed };
+        let segment_size = segment_size.max(1);
+        let mut out = 0;
+        while out < contents.len() {
+            let left = &contents[out..];
+            let at_once = segment_size * port.state.max_gso_segments().max(1);
+            let part = &left[..left.len().min(at_once)];
+            match send_part(port, destination, part, segment_size, dscp) {
+                Ok(()) => out += part.len(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Blocked { sent_bytes: out },
+                // No segmentation on this interface: one by one.
+                Err(_) if part.len() > segment_size => {
+                    let first = &part[..segment_size];
+                    match send_part(port, destination, first, segment_size, dscp) {
+                        Ok(()) => out += first.len(),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            return Sent::Blocked { sent_bytes: out };
+                        }
+                        Err(_) => return Sent::Failed,
+                    }
+                }
+                Err(error) => {
+                    tracing::trace!(%destination, %error, "send failed");
+                    return Sent::Failed;
+                }
+            }
+        }
+        Sent::Done
+    }
+
     fn poll_writable(&self, cx: &mut Context<'_>, local: LocalSocket, destination: SocketAddr) -> Poll<()> {
         match self.port_for(local, destination) {
             Some(port) => port.socket.poll_send_ready(cx).map(|_| ()),
@@ -225,6 +266,57 @@ impl DataSockets for Sockets {
 
     fn interfaces(&self) -> Option<Vec<InterfaceAddr>> {
         addrs::system_addrs()
+    }
+}
+
+/// One call, with the code point in the control message.
+fn send_part(port: &Port, to: SocketAddr, contents: &[u8], segment_size: usize, dscp: u8) -> io::Result<()> {
+    let mut control = Control::default();
+    let (level, kind) =
+        if to.is_ipv4() { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
+    control.push(level, kind, &libc::c_int::from(dscp << 2).to_ne_bytes());
+    if contents.len() > segment_size
+        && let Ok(size) = u16::try_from(segment_size)
+    {
+        control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
+    }
+    let to = SockAddr::from(to);
+    let buffers = [IoSlice::new(contents)];
+    let message = MsgHdr::new().with_addr(&to).with_buffers(&buffers).with_control(control.bytes());
+    port.socket
+        .try_io(Interest::WRITABLE, || SockRef::from(&port.socket).sendmsg(&message, libc::MSG_DONTWAIT))
+        .map(|_| ())
+}
+
+/// Control messages as cmsg(3) lays them out: length, level, type, data, each message aligned to a word.
+struct Control {
+    buffer: [u8; 64],
+    len: usize,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self { buffer: [0; 64], len: 0 }
+    }
+}
+
+impl Control {
+    const WORD: usize = size_of::<usize>();
+    const HEADER: usize = (size_of::<libc::cmsghdr>()).next_multiple_of(Self::WORD);
+
+    /// At most 4 bytes of `data`; two fit.
+    fn push(&mut self, level: libc::c_int, kind: libc::c_int, data: &[u8]) {
+        let len = Self::HEADER + data.len();
+        let slot = &mut self.buffer[self.len..self.len + len];
+        slot[..Self::WORD].copy_from_slice(&len.to_ne_bytes());
+        slot[Self::WORD..Self::WORD + 4].copy_from_slice(&level.to_ne_bytes());
+        slot[Self::WORD + 4..Self::WORD + 8].copy_from_slice(&kind.to_ne_bytes());
+        slot[Self::HEADER..].copy_from_slice(data);
+        self.len += len.next_multiple_of(Self::WORD);
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.len]
     }
 }
 
@@ -265,6 +357,7 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
 }
 
 #[cfg(test)]
+#[allow(unsafe_code)]
 mod tests {
     use super::*;
 
@@ -286,6 +379,42 @@ mod tests {
             .unwrap();
         }
         assert_eq!(got, [vec![0; 1000], vec![1; 1000], vec![2; 500]]);
+    }
+
+    /// The kernel says with each datagram what its header had.
+    #[tokio::test]
+    async fn marks_get_out_and_only_where_they_are_asked_for() {
+        for (any, host) in [
+            (IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv4Addr::LOCALHOST)),
+            (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()),
+        ] {
+            let bound = BoundSockets::bind(0).unwrap();
+            if host.is_ipv6() && bound.v6.is_none() {
+                continue;
+            }
+            let sender = Sockets::new(bound).unwrap();
+            let receiver = bind((any, 0).into()).unwrap();
+            let set = if host.is_ipv4() { receiver.set_recv_tos_v4(true) } else { receiver.set_recv_tclass_v6(true) };
+            set.unwrap();
+            receiver.set_nonblocking(false).unwrap();
+            let to = SocketAddr::new(host, local_port(&receiver).unwrap());
+            std::future::poll_fn(|cx| sender.poll_writable(cx, LocalSocket::MAIN, to)).await;
+            assert_eq!(sender.send_marked(LocalSocket::MAIN, to, &[7; 250], 100, 46), Sent::Done);
+            assert_eq!(sender.send(LocalSocket::MAIN, to, &[7; 100], 100), Sent::Done);
+            let got: Vec<(usize, u8)> = (0..4).map(|_| receive_with_tos(&receiver)).collect();
+            assert_eq!(got, [(100, 46 << 2), (100, 46 << 2), (50, 46 << 2), (100, 0)], "{host}");
+        }
+    }
+
+    fn receive_with_tos(socket: &Socket) -> (usize, u8) {
+        let mut data = [std::mem::MaybeUninit::uninit(); 1500];
+        let mut control = [std::mem::MaybeUninit::uninit(); 64];
+        let mut buffers = [socket2::MaybeUninitSlice::new(&mut data)];
+        let mut message = socket2::MsgHdrMut::new().with_buffers(&mut buffers).with_control(&mut control);
+        let len = socket.recvmsg(&mut message, 0).unwrap();
+        assert!(message.control_len() > Control::HEADER);
+        // SAFETY: the kernel has filled that many bytes of control messages, of which the first is longer than a header.
+        (len, unsafe { control[Control::HEADER].assume_init() })
     }
 
     #[test]

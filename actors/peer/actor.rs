@@ -6,7 +6,7 @@ use actix::prelude::*;
 use futures::channel::oneshot;
 
 use super::machine::{Outputs, PeerEvent, PeerMachine};
-use super::messages::{Inbound, Outbound, PeerSpec, Ping, PingError, Punch, PunchSockets, SetRedundancy};
+use super::messages::{Inbound, Outbound, PeerSpec, Ping, PingError, Punch, PunchSockets, SetRedundancy, SetTuning};
 use super::supervisor::{Died, PeerState, ReportState, Stop, Update};
 use crate::broadcast::messages::FromMember;
 use crate::metrics::messages::{Event, Happened};
@@ -256,6 +256,15 @@ impl Handler<SetRedundancy> for PeerActor {
 
     fn handle(&mut self, set: SetRedundancy, _: &mut Self::Context) {
         self.machine.set_redundancy(set.redundancy);
+    }
+}
+
+impl Handler<SetTuning> for PeerActor {
+    type Result = ();
+
+    fn handle(&mut self, SetTuning(tuning): SetTuning, ctx: &mut Self::Context) {
+        self.machine.set_tuning(now(), &tuning, &mut self.outputs);
+        self.flush(ctx);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::messages::PathKind;
+use super::messages::{PathKind, RelayPolicy};
 
 /// What the choice may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ const CLEAN: u8 = 5;
 
 /// The index of the path to use, with the reason when it is another than the one in use; `None` when none is live.
 #[must_use]
-pub fn choose(paths: &[PathQuality], in_use: Option<usize>) -> Option<(usize, Option<Reason>)> {
+pub fn choose(paths: &[PathQuality], in_use: Option<usize>, relays: RelayPolicy) -> Option<(usize, Option<Reason>)> {
     let is_current = |index: usize| in_use == Some(index);
     let rank = |index: usize, path: &PathQuality| {
         (path.failing, tier(path, is_current(index)), path.rtt, path.kind != PathKind::Lan)
@@ -84,7 +84,8 @@ pub fn choose(paths: &[PathQuality], in_use: Option<usize>) -> Option<(usize, Op
     let live = || paths.iter().enumerate().filter(|(_, path)| path.live);
     let (mut best, mut found) = live().min_by_key(|(index, path)| rank(*index, path))?;
     let mut faster = None;
-    if is_straight(found.kind)
+    if relays == RelayPolicy::Auto
+        && is_straight(found.kind)
         && let Some((index, relay)) = live()
             .filter(|(index, path)| {
                 path.kind == PathKind::Relay && !path.failing && !is_lossy(path, is_current(*index))
@@ -221,7 +222,23 @@ mod tests {
             ("loss rather than TCP", &[lossy(relay(5), 30), path(Tcp, true, 1)], Some(0), Some(0)),
         ];
         for (name, paths, in_use, expected) in cases {
-            assert_eq!(choose(paths, *in_use).map(|it| it.0), *expected, "{name}");
+            assert_eq!(choose(paths, *in_use, RelayPolicy::Auto).map(|it| it.0), *expected, "{name}");
+        }
+    }
+
+    /// As in the table, but the game wants no relay: only one that is the sole way is taken, and left for anything else.
+    #[test]
+    fn a_relay_that_is_to_be_avoided() {
+        let direct = |ms: u64| path(Direct, true, ms * 1000);
+        let relay = |ms: u64| path(Relay, true, ms * 1000);
+        let cases: &[(&str, &[PathQuality], Option<usize>, Option<usize>)] = &[
+            ("a much faster relay is not taken", &[direct(90), relay(10)], Some(0), Some(0)),
+            ("and left", &[direct(90), relay(10)], Some(1), Some(0)),
+            ("the only way is", &[path(Direct, false, 1), relay(10)], Some(0), Some(1)),
+            ("heavy loss is left for it", &[lossy(direct(5), 20), relay(30)], Some(0), Some(1)),
+        ];
+        for (name, paths, in_use, expected) in cases {
+            assert_eq!(choose(paths, *in_use, RelayPolicy::Avoid).map(|it| it.0), *expected, "{name}");
         }
     }
 
@@ -237,7 +254,7 @@ mod tests {
             (&[lossy(path(Direct, true, 1), 30), path(Relay, true, 300)], Some(0), "the other lost 30 % of its probes"),
         ];
         for (paths, in_use, text) in cases {
-            let reason = choose(paths, *in_use).and_then(|it| it.1);
+            let reason = choose(paths, *in_use, RelayPolicy::Auto).and_then(|it| it.1);
             assert_eq!(reason.map(|it| it.to_string()).as_deref(), Some(*text), "{paths:?}");
         }
     }
@@ -259,10 +276,15 @@ mod tests {
     proptest! {
         /// With nothing new, a choice that was made stands: else packets would flap between two paths.
         #[test]
-        fn a_choice_stands(paths in proptest::collection::vec(any_path(), 1..8), start in 0usize..8) {
-            if let Some((chosen, _)) = choose(&paths, Some(start)) {
+        fn a_choice_stands(
+            paths in proptest::collection::vec(any_path(), 1..8),
+            start in 0usize..8,
+            avoid in any::<bool>(),
+        ) {
+            let relays = if avoid { RelayPolicy::Avoid } else { RelayPolicy::Auto };
+            if let Some((chosen, _)) = choose(&paths, Some(start), relays) {
                 prop_assert!(paths[chosen].live);
-                let again = choose(&paths, Some(chosen));
+                let again = choose(&paths, Some(chosen), relays);
                 prop_assert_eq!(again, Some((chosen, None)), "{:?}", paths);
             }
         }

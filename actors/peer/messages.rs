@@ -74,6 +74,33 @@ pub enum Redundancy {
     Auto,
 }
 
+/// What running games want of all paths, whole: it replaces what was set before, and the default undoes all of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SetTuning(pub PeerTuning);
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerTuning {
+    /// How often an idle path is probed; `None`: as without games. Kept between 1 and 25 s.
+    pub keepalive: Option<Duration>,
+    /// For members for whom nothing else was set by hand.
+    pub redundancy: Redundancy,
+    pub relay: RelayPolicy,
+}
+
+/// Whether packets may go through a relay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RelayPolicy {
+    /// When that is the faster way, or the only one.
+    #[default]
+    Auto,
+    /// Only while there is no other way.
+    Avoid,
+    /// A member who is not reached straight is not reached.
+    Never,
+}
+
 /// More sockets, to punch through a NAT that gives each destination another port; answered by [`PunchSockets`].
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
@@ -202,6 +229,8 @@ pub struct PeerView {
     pub path_changes: u32,
     pub last_path_change_s: Option<u64>,
     pub redundancy: Redundancy,
+    /// Between probes of a path that carries nothing, seconds.
+    pub keepalive_s: u64,
     /// Small packets go out twice now.
     pub redundant: bool,
     /// Bytes of IP packets through the tunnel.

@@ -11,7 +11,9 @@ use rand::{Rng, SeedableRng};
 
 use super::actor::{PeerActor, PeerLinks};
 use super::machine::{OwnIdentity, PeerMachine};
-use super::messages::{GetPeers, PeerSpec, PeerView, Ping, PingError, Punch, Redundancy, SetPeers, SetRedundancy};
+use super::messages::{
+    GetPeers, PeerSpec, PeerTuning, PeerView, Ping, PingError, Punch, Redundancy, SetPeers, SetRedundancy, SetTuning,
+};
 use super::replay::first_ping_id;
 use crate::broadcast::messages::FromMember;
 use crate::metrics::messages::{Event, Happened};
@@ -137,6 +139,8 @@ pub struct PeerSupervisor {
     links: Option<Links>,
     punch: Option<Recipient<Punch>>,
     peers: BTreeMap<NodeId, Peer>,
+    /// Of the running games, for all peers.
+    tuning: PeerTuning,
     incarnations: u64,
     rng: StdRng,
     relays_told: Option<(BTreeSet<SocketAddr>, Vec<FarLeg>)>,
@@ -155,6 +159,7 @@ impl PeerSupervisor {
             links: None,
             punch: None,
             peers: BTreeMap::new(),
+            tuning: PeerTuning::default(),
             incarnations: 0,
             rng: StdRng::from_seed(seed),
             relays_told: None,
@@ -199,6 +204,7 @@ impl PeerSupervisor {
         let peer = Peer { spec, addr: Some(addr), route, incarnation: self.incarnations, restarts, redundancy };
         self.peers.insert(node, peer);
         self.tell_redundancy(node, ctx);
+        self.tell_tuning(node, ctx);
         self.connect(node, ctx);
     }
 
@@ -315,6 +321,13 @@ impl PeerSupervisor {
         let Some(addr) = &peer.addr else { return };
         if let Err(SendError::Full(_)) = addr.try_send(SetRedundancy { node, redundancy: peer.redundancy }) {
             ctx.run_later(RETRY, move |actor, ctx| actor.tell_redundancy(node, ctx));
+        }
+    }
+
+    fn tell_tuning(&mut self, node: NodeId, ctx: &mut Context<Self>) {
+        let Some(addr) = self.peers.get(&node).and_then(|peer| peer.addr.as_ref()) else { return };
+        if let Err(SendError::Full(_)) = addr.try_send(SetTuning(self.tuning)) {
+            ctx.run_later(RETRY, move |actor, ctx| actor.tell_tuning(node, ctx));
         }
     }
 
@@ -485,6 +498,20 @@ impl Handler<SetRedundancy> for PeerSupervisor {
         if let Some(peer) = self.peers.get_mut(&set.node) {
             peer.redundancy = set.redundancy;
             self.tell_redundancy(set.node, ctx);
+        }
+    }
+}
+
+impl Handler<SetTuning> for PeerSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, SetTuning(tuning): SetTuning, ctx: &mut Self::Context) {
+        if self.tuning == tuning {
+            return;
+        }
+        self.tuning = tuning;
+        for node in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.tell_tuning(node, ctx);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! How a datagram gets to the peer, and the batches that carry it there.
 
-use crate::wire::{Endpoint, RelayToken, TransmitBatch};
+use crate::wire::{Class, Endpoint, RelayToken, TransmitBatch};
 
 /// Bytes in front of what a relay is asked to forward: `0x93`, version 1, the receiver's token.
 pub const RELAY_HEADER: usize = 2 + RelayToken::LEN;
@@ -52,6 +52,7 @@ impl Way {
 pub fn append(
     transmits: &mut Vec<TransmitBatch>,
     way: &Way,
+    class: Class,
     expected: usize,
     room: usize,
     write: impl FnOnce(&mut [u8]) -> Option<usize>,
@@ -62,22 +63,29 @@ pub fn append(
     if let Some(last) = transmits.last_mut()
         && last.destination() == way.to.addr
         && last.local() == way.to.local
+        && last.class() == class
         && last.push_with(header + expected, header + room, &mut fill)
     {
         return;
     }
-    let mut batch = TransmitBatch::on(way.to.local, way.to.addr);
+    let mut batch = TransmitBatch::on(way.to.local, way.to.addr).with_class(class);
     batch.push_with(header + expected, header + room, fill);
     if !batch.is_empty() {
         transmits.push(batch);
     }
 }
 
-pub fn append_message(transmits: &mut Vec<TransmitBatch>, way: &Way, message: &[u8]) {
-    append(transmits, way, message.len(), message.len(), |slot| {
+pub fn append_copy(transmits: &mut Vec<TransmitBatch>, way: &Way, class: Class, message: &[u8]) {
+    append(transmits, way, class, message.len(), message.len(), |slot| {
         slot.get_mut(..message.len())?.copy_from_slice(message);
         Some(message.len())
     });
+}
+
+/// What keeps the tunnel up does not wait behind what the tunnel carries: a probe that did would take a busy path for a
+/// slow or a dead one.
+pub fn append_message(transmits: &mut Vec<TransmitBatch>, way: &Way, message: &[u8]) {
+    append_copy(transmits, way, Class::EXPEDITED, message);
 }
 
 #[cfg(test)]

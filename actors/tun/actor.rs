@@ -8,9 +8,12 @@ use std::time::Instant;
 use actix::dev::SendError;
 use actix::{Actor, ActorFuture, AsyncContext, Context, Handler, MessageResult, Recipient, SpawnHandle};
 
+use super::classify::Classifier;
 use super::device::{Device, DeviceFactory, OpenRequest, ReadError};
 use super::lifecycle::{Lifecycle, RetryAfter, Step, Why};
-use super::messages::{AddRoute, Address, BindTun, Deliver, GetTun, RemoveRoute, SetAddress, TunCounters, TunView};
+use super::messages::{
+    AddRoute, Address, BindTun, Deliver, GetTun, RemoveRoute, SetAddress, SetClasses, SetMtu, TunCounters, TunView,
+};
 use super::offload::Incoming;
 use super::play::{Side, Sides};
 use super::routes::{LocalRoute, covering_message, overlaps};
@@ -19,12 +22,15 @@ use super::table::{Lane, RouteTable};
 use crate::broadcast::messages::FromDevice;
 use crate::peer::messages::Outbound;
 use crate::wire::ip::is_broadcast_or_multicast;
-use crate::wire::{MAX_BATCH_BYTES, PacketBatch};
+use crate::wire::{MAX_BATCH_BYTES, PacketBatch, Urgency};
 
 /// The interface name unless another is configured.
 pub const DEFAULT_NAME: &str = "lanrage0";
 /// Fits PPPoE and IPv6 outside, WireGuard and the relay header, bytes.
 pub const DEFAULT_MTU: u16 = 1360;
+
+/// The least that IPv4 may be given (RFC 791).
+pub const MIN_MTU: u16 = 576;
 
 const MAILBOX: usize = 64;
 /// Reads of the device before the other actors of the arbiter get their turn.
@@ -58,6 +64,11 @@ pub struct TunActor {
     covering: Vec<LocalRoute>,
     routes: RouteTable<Recipient<Outbound>>,
     broadcast: Lane<Recipient<FromDevice>>,
+    classifier: Classifier,
+    /// The MTU that a game wants.
+    wanted_mtu: Option<u16>,
+    /// The one that the device has.
+    mtu: u16,
     counters: TunCounters,
     pub(super) sides: Sides,
 }
@@ -70,6 +81,9 @@ impl TunActor {
 
     fn with_retry(config: TunConfig, factory: Box<dyn DeviceFactory>, retry_after: RetryAfter) -> Self {
         Self {
+            mtu: config.mtu,
+            wanted_mtu: None,
+            classifier: Classifier::default(),
             config,
             factory,
             lifecycle: Lifecycle::new(retry_after),
@@ -98,7 +112,8 @@ impl TunActor {
     }
 
     fn open(&mut self, address: Address, ctx: &mut Context<Self>) {
-        let TunConfig { name, mtu } = &self.config;
+        let mtu = self.tuned_mtu();
+        let name = &self.config.name;
         match self.factory.local_routes() {
             Ok(routes) => {
                 let found = overlaps(address.range, name, &routes);
@@ -114,10 +129,11 @@ impl TunActor {
             }
             Err(error) => tracing::debug!(%error, "the routes of this machine cannot be read"),
         }
-        match self.factory.open(&OpenRequest { name, mtu: *mtu, address }) {
+        match self.factory.open(&OpenRequest { name, mtu, address }) {
             Ok(device) => {
                 tracing::info!(%name, ip = %address.ip, range = %address.range, "network device is up");
                 self.device = Some(device);
+                self.mtu = mtu;
                 self.generation += 1;
                 self.lifecycle.opened();
                 ctx.spawn(ReadLoop { generation: self.generation });
@@ -147,6 +163,23 @@ impl TunActor {
         }
     }
 
+    fn tuned_mtu(&self) -> u16 {
+        let configured = self.config.mtu;
+        self.wanted_mtu.map_or(configured, |mtu| mtu.clamp(MIN_MTU.min(configured), configured))
+    }
+
+    fn apply_mtu(&mut self) {
+        let mtu = self.tuned_mtu();
+        if let Some(device) = self.device.as_mut().filter(|_| mtu != self.mtu) {
+            if let Err(error) = device.set_mtu(mtu) {
+                tracing::warn!(%error, mtu, "the MTU of the network device stays as it is");
+                return;
+            }
+            tracing::info!(mtu, "the network device has another MTU");
+        }
+        self.mtu = mtu;
+    }
+
     fn lose(&mut self, why: &std::io::Error, ctx: &mut Context<Self>) {
         self.device = None;
         self.lifecycle.lost(now(), &self.config.name, why);
@@ -172,7 +205,7 @@ impl TunActor {
 
     /// Reads until the device of `side` has nothing more or the others must have their turn. `Ready` when it is gone.
     pub(super) fn drain(&mut self, side: Side, ctx: &mut Context<Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
-        let Self { device, routes, broadcast, counters, lifecycle, sides, .. } = self;
+        let Self { device, routes, broadcast, classifier, counters, lifecycle, sides, .. } = self;
         let Sides { plays, owners, .. } = sides;
         // Who sends what is of interest only while there is more than one.
         let mut learn = (!plays.is_empty()).then(|| (owners, now()));
@@ -185,6 +218,7 @@ impl TunActor {
         let (Some(device), Some(address)) = (device, lifecycle.address()) else { return Poll::Ready(()) };
         let packets = counters.read_packets;
         let start = counters.read_bytes;
+        classifier.begin(now());
         let mut lost = None;
         let mut exhausted = true;
         for _ in 0..READS_PER_POLL {
@@ -193,7 +227,7 @@ impl TunActor {
                     if let Some((owners, now)) = &mut learn {
                         owners.sent(&incoming.packet, side, *now);
                     }
-                    forward(incoming, address, routes, broadcast, counters);
+                    forward(incoming, address, routes, broadcast, classifier, counters);
                 }
                 Poll::Ready(Err(ReadError::Malformed)) => counters.dropped_malformed += 1,
                 Poll::Ready(Err(ReadError::Gone(error))) => {
@@ -238,6 +272,7 @@ fn forward(
     own: Address,
     routes: &mut RouteTable<Recipient<Outbound>>,
     broadcast: &mut Lane<Recipient<FromDevice>>,
+    classifier: &mut Classifier,
     counters: &mut TunCounters,
 ) {
     let destination = incoming.packet.destination();
@@ -254,9 +289,13 @@ fn forward(
         }
         return;
     }
+    let class = classifier.classify(segments.packet(), packets > 1);
+    if class.urgency == Urgency::Expedited {
+        counters.read_expedited += packets;
+    }
     let TunCounters { dropped_no_route, dropped_peer_busy, .. } = counters;
     let routed = destination != own.ip
-        && routes.push(segments, |peer, batch| send(peer, batch, dropped_no_route, dropped_peer_busy));
+        && routes.push(segments, class, |peer, batch| send(peer, batch, dropped_no_route, dropped_peer_busy));
     if !routed {
         *dropped_no_route += packets;
     }
@@ -360,13 +399,30 @@ impl Handler<RemoveRoute> for TunActor {
     }
 }
 
+impl Handler<SetMtu> for TunActor {
+    type Result = ();
+
+    fn handle(&mut self, SetMtu(mtu): SetMtu, _ctx: &mut Self::Context) {
+        self.wanted_mtu = mtu;
+        self.apply_mtu();
+    }
+}
+
+impl Handler<SetClasses> for TunActor {
+    type Result = ();
+
+    fn handle(&mut self, SetClasses(rules): SetClasses, _ctx: &mut Self::Context) {
+        self.classifier.set_rules(rules);
+    }
+}
+
 impl Handler<GetTun> for TunActor {
     type Result = MessageResult<GetTun>;
 
     fn handle(&mut self, _: GetTun, _ctx: &mut Self::Context) -> Self::Result {
         MessageResult(TunView {
             name: self.config.name.clone(),
-            mtu: self.config.mtu,
+            mtu: self.mtu,
             state: self.lifecycle.state(),
             problem: self.lifecycle.problem().map(str::to_owned),
             counters: self.counters,

@@ -12,12 +12,12 @@ use actix::Addr;
 use tokio::sync::mpsc;
 
 use super::super::device::{OpenError, WriteReport};
-use super::super::messages::TunState;
+use super::super::messages::{ClassRule, TunState};
 use super::super::offload::Offload;
 use super::super::testing::PacketSpec;
 use super::*;
-use crate::wire::Ipv4Range;
 use crate::wire::ip::Ipv4Packet;
+use crate::wire::{Class, IpProtocol, Ipv4Range};
 
 const OWN: Address = Address { ip: Ipv4Addr::new(10, 66, 0, 1), range: Ipv4Range::DEFAULT };
 
@@ -38,6 +38,7 @@ struct World {
     input: Option<mpsc::Sender<Read>>,
     written: Vec<Vec<u8>>,
     fail_write: bool,
+    mtus: Vec<u16>,
 }
 
 type Shared = Arc<Mutex<World>>;
@@ -47,12 +48,13 @@ struct MockFactory(Shared);
 impl DeviceFactory for MockFactory {
     fn open(&self, request: &OpenRequest<'_>) -> Result<Box<dyn Device>, OpenError> {
         let mut world = self.0.lock().unwrap();
-        assert_eq!((request.name, request.mtu), ("lanrage0", 1360));
+        assert_eq!(request.name, "lanrage0");
         if let Some(error) = world.refusals.pop_front() {
             return Err(error);
         }
         let (input, reads) = mpsc::channel(256);
         world.opened.push(request.address);
+        world.mtus.push(request.mtu);
         world.input = Some(input);
         Ok(Box::new(MockDevice { reads, world: Arc::clone(&self.0), packet: Vec::new() }))
     }
@@ -89,6 +91,11 @@ impl Device for MockDevice {
         }
         world.written.extend(batch.iter().map(<[u8]>::to_vec));
         WriteReport { packets: batch.len() as u64, bytes: batch.bytes() as u64, ..WriteReport::default() }
+    }
+
+    fn set_mtu(&mut self, mtu: u16) -> io::Result<()> {
+        self.world.lock().unwrap().mtus.push(mtu);
+        Ok(())
     }
 }
 
@@ -202,8 +209,8 @@ async fn one_drain_is_one_batch_a_peer_and_the_rest_is_counted() {
     tokio::task::yield_now().await;
     assert_eq!(*two.lock().unwrap(), [[to([10, 66, 0, 2], 1), to([10, 66, 0, 2], 3)]]);
     let three = three.lock().unwrap();
-    assert_eq!(three.len(), 1);
-    assert_eq!(three[0].iter().map(|p| p.len() - 28).collect::<Vec<_>>(), [2, 10, 10, 5]);
+    let lengths: Vec<Vec<usize>> = three.iter().map(|it| it.iter().map(|p| p.len() - 28).collect()).collect();
+    assert_eq!(lengths, [vec![2], vec![10, 10, 5]], "a burst goes behind what is small");
     let counters = view.counters;
     assert_eq!((counters.dropped_no_route, counters.dropped_broadcast, counters.dropped_peer_busy), (2, 3, 0));
     assert_eq!((counters.read_packets, counters.read_bytes), (11, 61 + 11 * 28));
@@ -213,6 +220,9 @@ async fn one_drain_is_one_batch_a_peer_and_the_rest_is_counted() {
 async fn more_than_one_turn_of_reads_arrives_whole_and_in_order() {
     let bench = Bench::up().await;
     let got = bench.peer([10, 66, 0, 2], 16).await;
+    // A rule makes all of one class.
+    let rule = ClassRule::new(IpProtocol::Udp, 0..=u16::MAX, Class::default());
+    bench.tun.send(SetClasses(vec![rule])).await.unwrap();
     bench.read((0..200).map(|n| Read::Packet(to([10, 66, 0, 2], n), Offload::None)));
     bench.view_when(|view| view.counters.read_packets == 200).await;
     tokio::task::yield_now().await;
@@ -302,6 +312,37 @@ async fn a_device_that_goes_away_is_opened_again() {
     bench.view_when(|view| view.counters.read_packets == 2).await;
     tokio::task::yield_now().await;
     assert_eq!(got.lock().unwrap().len(), 2, "the packet before the end was not lost, and the new device is read");
+}
+
+#[actix::test]
+async fn a_games_mtu_is_set_survives_a_new_device_and_is_undone() {
+    let bench = Bench::up().await;
+    for (asked, mtu) in [(Some(1200), 1200), (Some(100), 576), (Some(9000), 1360), (Some(1200), 1200)] {
+        bench.tun.send(SetMtu(asked)).await.unwrap();
+        assert_eq!(bench.view().await.mtu, mtu);
+    }
+    bench.read([Read::Gone]);
+    bench.view_when(|_| bench.world.lock().unwrap().opened.len() == 2).await;
+    bench.tun.send(SetMtu(Some(1200))).await.unwrap();
+    bench.tun.send(SetMtu(None)).await.unwrap();
+    assert_eq!(bench.view().await.mtu, 1360);
+    assert_eq!(bench.world.lock().unwrap().mtus, [1360, 1200, 576, 1360, 1200, 1200, 1360]);
+}
+
+#[actix::test]
+async fn a_ping_goes_before_the_transfer_that_came_first() {
+    let bench = Bench::up().await;
+    let got = bench.peer([10, 66, 0, 2], 16).await;
+    let ports = |ports| PacketSpec { ports, ..PacketSpec::udp(600) }.build();
+    let rule = ClassRule::new(IpProtocol::Udp, 2342..=2342, Class { urgency: Urgency::Expedited, dscp: 46 });
+    bench.tun.send(SetClasses(vec![rule])).await.unwrap();
+    let packets = [ports((1, 2)), to([10, 66, 0, 2], 20), ports((1, 2342))];
+    bench.read(packets.iter().cloned().map(|packet| Read::Packet(packet, Offload::None)));
+    let view = bench.view_when(|view| view.counters.read_packets == 3).await;
+    tokio::task::yield_now().await;
+    let [transfer, ping, game] = packets;
+    assert_eq!(*got.lock().unwrap(), [vec![ping], vec![game], vec![transfer]]);
+    assert_eq!(view.counters.read_expedited, 2);
 }
 
 #[actix::test]

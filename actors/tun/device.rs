@@ -17,6 +17,14 @@ pub trait Device {
 
     /// Hands all packets of `batch` to the local stack, without waiting.
     fn write_batch(&mut self, batch: &PacketBatch) -> WriteReport;
+
+    /// Makes this the longest packet, bytes, that the local stack sends. What it has queued already may be longer.
+    ///
+    /// # Errors
+    /// When the system refuses, or there is no way to do that; the device goes on as it was.
+    fn set_mtu(&mut self, _mtu: u16) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Opens devices of one system.

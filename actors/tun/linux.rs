@@ -111,6 +111,8 @@ pub struct LinuxDevice {
     ethernet: [u8; ETHERNET_LEN],
     plan: WritePlan,
     udp_runs: UdpRuns,
+    /// `None`: it is in another network namespace, out of reach.
+    interface: Option<Interface>,
 }
 
 impl std::fmt::Debug for LinuxDevice {
@@ -125,7 +127,9 @@ impl LinuxDevice {
     /// # Errors
     /// See [`OpenError`]; nothing is left behind.
     pub fn open(request: &OpenRequest<'_>) -> Result<Self, OpenError> {
-        Self::watch(Made::new(request)?)
+        let mut device = Self::watch(Made::new(request)?)?;
+        device.interface = Interface::new(request.name).ok();
+        Ok(device)
     }
 
     fn watch(made: Made) -> Result<Self, OpenError> {
@@ -148,6 +152,7 @@ impl LinuxDevice {
             plan: WritePlan::default(),
             // A kernel that knows USO on the way out takes it on the way in as well (both came with Linux 6.2).
             udp_runs: if uso { UdpRuns::Untried } else { UdpRuns::Refused },
+            interface: None,
         })
     }
 }
@@ -209,6 +214,10 @@ impl Device for LinuxDevice {
             }
         }
         report
+    }
+
+    fn set_mtu(&mut self, mtu: u16) -> io::Result<()> {
+        self.interface.as_ref().map_or_else(|| Err(ErrorKind::Unsupported.into()), |it| it.set_mtu(mtu))
     }
 }
 
@@ -332,6 +341,13 @@ impl Interface {
             *to = from.to_ne_bytes()[0];
         }
         Ok(mac)
+    }
+
+    /// TCP connections that are open follow: the kernel looks at the route's MTU before it cuts each segment.
+    fn set_mtu(&self, mtu: u16) -> io::Result<()> {
+        let mut request = self.request;
+        request.ifr_ifru.ifru_mtu = mtu.into();
+        self.call(&mut request, libc::SIOCSIFMTU)
     }
 
     fn bring_up(&self) -> io::Result<()> {

@@ -2,6 +2,7 @@
 #![allow(missing_debug_implementations, reason = "actix recipients have no Debug")]
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 
 use actix::{Message, Recipient};
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 use crate::broadcast::messages::FromDevice;
 use crate::peer::messages::Outbound;
-use crate::wire::{Ipv4Range, PacketBatch};
+use crate::wire::{Class, IpProtocol, Ipv4Range, PacketBatch};
 
 /// IP packets out of a tunnel for the local stack. The sender has checked that they come from the member they claim.
 #[derive(Debug, Message)]
@@ -57,6 +58,32 @@ pub struct BindTun {
     pub broadcast: Recipient<FromDevice>,
 }
 
+/// Make this the device's MTU, bytes, or the configured one again. Never above the configured one: that is what fits the
+/// way outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SetMtu(pub Option<u16>);
+
+/// How packets of running games are treated, whole: it replaces the rules before. The first that fits counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SetClasses(pub Vec<ClassRule>);
+
+/// Packets from or to one of these ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassRule {
+    pub protocol: IpProtocol,
+    pub ports: RangeInclusive<u16>,
+    pub class: Class,
+}
+
+impl ClassRule {
+    #[must_use]
+    pub fn new(protocol: IpProtocol, ports: RangeInclusive<u16>, class: Class) -> Self {
+        Self { protocol, ports, class }
+    }
+}
+
 /// Ask for the state of the device.
 #[derive(Debug, Message)]
 #[rtype(result = "TunView")]
@@ -93,6 +120,8 @@ pub struct TunView {
 pub struct TunCounters {
     pub read_packets: u64,
     pub read_bytes: u64,
+    /// Of those, the ones that went ahead of transfers.
+    pub read_expedited: u64,
     pub written_packets: u64,
     pub written_bytes: u64,
     /// Packets to an address that no member has.

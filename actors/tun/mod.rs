@@ -1,6 +1,7 @@
 //! The virtual network device and the virtual IP → peer table.
 
 pub mod actor;
+mod classify;
 pub mod coalesce;
 pub mod device;
 mod lifecycle;

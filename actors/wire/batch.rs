@@ -45,12 +45,42 @@ pub fn idle_bytes() -> usize {
     POOL.with_borrow(|pool| pool.iter().map(Vec::capacity).sum())
 }
 
+/// What goes first where packets queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// A game's packets, small packets, and what keeps a tunnel up.
+    Expedited,
+    /// Transfers, and all that is not known to be anything else.
+    #[default]
+    Bulk,
+    /// What is known to be able to wait.
+    Background,
+}
+
+impl Urgency {
+    /// Most urgent first.
+    pub const ALL: [Self; 3] = [Self::Expedited, Self::Bulk, Self::Background];
+}
+
+/// How a packet is treated on its way. All packets of a flow have the same class, so that none overtakes another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Class {
+    pub urgency: Urgency,
+    /// Code point (RFC 2474) of the outer packet; 0 is "no mark".
+    pub dscp: u8,
+}
+
+impl Class {
+    pub const EXPEDITED: Self = Self { urgency: Urgency::Expedited, dscp: 0 };
+}
+
 /// IP packets of one peer, back to back in one buffer.
 #[derive(Debug)]
 pub struct PacketBatch {
     buf: Vec<u8>,
     ends: [u32; MAX_BATCH_PACKETS],
     count: usize,
+    class: Class,
 }
 
 impl Default for PacketBatch {
@@ -62,7 +92,17 @@ impl Default for PacketBatch {
 impl PacketBatch {
     #[must_use]
     pub fn new() -> Self {
-        Self { buf: pooled(), ends: [0; MAX_BATCH_PACKETS], count: 0 }
+        Self::of(Class::default())
+    }
+
+    #[must_use]
+    pub fn of(class: Class) -> Self {
+        Self { buf: pooled(), ends: [0; MAX_BATCH_PACKETS], count: 0, class }
+    }
+
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.class
     }
 
     /// Whether a packet of `len` bytes still fits.
@@ -208,6 +248,7 @@ pub struct TransmitBatch {
     segment_size: usize,
     segments: usize,
     closed: bool,
+    class: Class,
 }
 
 impl TransmitBatch {
@@ -224,7 +265,19 @@ impl TransmitBatch {
     /// To be sent on `local`.
     #[must_use]
     pub fn on(local: LocalSocket, destination: SocketAddr) -> Self {
-        Self { buf: pooled(), destination, local, segment_size: 0, segments: 0, closed: false }
+        let class = Class::default();
+        Self { buf: pooled(), destination, local, segment_size: 0, segments: 0, closed: false, class }
+    }
+
+    #[must_use]
+    pub fn with_class(mut self, class: Class) -> Self {
+        self.class = class;
+        self
+    }
+
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.class
     }
 
     /// To be sent to another address than it was made for.

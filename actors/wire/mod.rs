@@ -10,7 +10,9 @@ pub mod ip;
 mod networks;
 mod protocol;
 
-pub use batch::{DatagramBatch, MAX_BATCH_BYTES, MAX_BATCH_PACKETS, PacketBatch, TransmitBatch, idle_bytes};
+pub use batch::{
+    Class, DatagramBatch, MAX_BATCH_BYTES, MAX_BATCH_PACKETS, PacketBatch, TransmitBatch, Urgency, idle_bytes,
+};
 pub use contact::{
     Candidate, CandidateKind, Contact, Dependence, MAX_CANDIDATES, MAX_TICKETS, NatBehaviour, RelayToken, Ticket,
     usable_addr,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use lanrage_actors::broadcast::bridge::messages::BridgeView;
 use lanrage_actors::broadcast::messages::BroadcastView;
 use lanrage_actors::discovery::messages::DiscoveryView;
+use lanrage_actors::game_watch::messages::GamesView;
 use lanrage_actors::nat::messages::NatView;
 use lanrage_actors::party::messages::PartyView;
 use lanrage_actors::peer::messages::{PathView, Redundancy};
@@ -37,6 +38,7 @@ pub(super) struct Parts {
     pub(super) broadcast: Option<BroadcastView>,
     /// Null when nothing is bridged, too.
     pub(super) bridge: Option<BridgeView>,
+    pub(super) games: Option<GamesView>,
 }
 
 /// Something that the player should do something about.

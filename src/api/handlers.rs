@@ -11,6 +11,7 @@ use lanrage_actors::broadcast::bridge::messages::{BridgeView, GetBridge};
 use lanrage_actors::broadcast::messages::GetBroadcast;
 use lanrage_actors::browser::messages::{GetServers, Hosted, NameHosted};
 use lanrage_actors::discovery::messages::{BootstrapView, DiscoveryView, GetDiscovery};
+use lanrage_actors::game_watch::messages::GetGames;
 use lanrage_actors::metrics::messages::AwaitEvents;
 use lanrage_actors::nat::messages::GetNat;
 use lanrage_actors::party::messages::{
@@ -101,12 +102,13 @@ pub(super) async fn doctor(shared: Data<Shared>) -> Answer {
 async fn parts(shared: &Shared) -> (Parts, Vec<Trouble>) {
     let actors = &shared.state.actors;
     let mut problems = Vec::new();
-    let (tun, nat, discovery, broadcast, bridge) = futures::join!(
+    let (tun, nat, discovery, broadcast, bridge, games) = futures::join!(
         ask("network device", &actors.get_tun, GetTun, QUESTION),
         ask("socket", &actors.get_nat, GetNat, QUESTION),
         ask("discovery", &actors.get_discovery, GetDiscovery, QUESTION),
         ask("broadcast", &actors.get_broadcast, GetBroadcast, QUESTION),
         bridge_view(shared),
+        ask("game watch", &actors.get_games, GetGames, QUESTION),
     );
     let mut note = |part, problem: &Problem| problems.push(Trouble { part, message: problem.message.clone() });
     let parts = Parts {
@@ -115,7 +117,11 @@ async fn parts(shared: &Shared) -> (Parts, Vec<Trouble>) {
         discovery: discovery.inspect_err(|problem| note("discovery", problem)).ok(),
         broadcast: broadcast.inspect_err(|problem| note("broadcast", problem)).ok(),
         bridge: bridge.inspect_err(|problem| note("bridge", problem)).ok().flatten(),
+        games: games.inspect_err(|problem| note("games", problem)).ok(),
     };
+    if let Some(message) = parts.games.as_ref().and_then(|games| games.problem.clone()) {
+        problems.push(Trouble { part: "games", message });
+    }
     let lan = parts.broadcast.iter().flat_map(|view| &view.problems);
     problems.extend(lan.map(|message| Trouble { part: "broadcast", message: message.clone() }));
     let bridged = parts.bridge.iter().flat_map(|view| &view.networks).filter_map(|network| {
@@ -141,6 +147,10 @@ fn unreached(view: &DiscoveryView) -> Option<String> {
     Some(format!(
         "none of the bootstrap peers could be reached{error}; friends on your local network are found all the same. Check your internet connection, or name other peers with --bootstrap"
     ))
+}
+
+pub(super) async fn games(shared: Data<Shared>) -> Answer {
+    Ok(HttpResponse::Ok().json(ask("game watch", &shared.state.actors.get_games, GetGames, QUESTION).await?))
 }
 
 pub(super) async fn peers(shared: Data<Shared>) -> Answer {

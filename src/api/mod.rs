@@ -20,6 +20,7 @@ use lanrage_actors::broadcast::bridge::messages::GetBridge;
 use lanrage_actors::broadcast::messages::GetBroadcast;
 use lanrage_actors::browser::messages::{GetServers, NameHosted};
 use lanrage_actors::discovery::messages::GetDiscovery;
+use lanrage_actors::game_watch::messages::GetGames;
 use lanrage_actors::metrics::messages::AwaitEvents;
 use lanrage_actors::nat::messages::GetNat;
 use lanrage_actors::party::messages::{CreateParty, GetParty, JoinParty, KickMember, LeaveParty, ListParties};
@@ -64,6 +65,7 @@ pub struct Actors {
     pub get_bridge: Option<Recipient<GetBridge>>,
     pub get_servers: Recipient<GetServers>,
     pub name_hosted: Recipient<NameHosted>,
+    pub get_games: Recipient<GetGames>,
 }
 
 impl std::fmt::Debug for Actors {

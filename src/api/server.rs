@@ -173,6 +173,7 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(at("/api/v1/broadcast").route(web::get().to(handlers::broadcast)))
         .service(at("/api/v1/bridge").route(web::get().to(handlers::bridge)))
         .service(at("/api/v1/peers/{peer}/redundancy").route(web::put().to(handlers::redundancy)))
+        .service(at("/api/v1/games").route(web::get().to(handlers::games)))
         .service(at("/api/v1/events").route(web::get().to(handlers::events)))
         .service(at("/api/v1/profiles").route(web::get().to(profiles::list)))
         .service(

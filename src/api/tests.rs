@@ -9,6 +9,7 @@ use actix::{Actor, Context, Handler};
 use lanrage_actors::broadcast::messages::{BroadcastView, GetBroadcast};
 use lanrage_actors::browser::messages::{GetServers, Hosted, HostedError, NameHosted, ServersView};
 use lanrage_actors::discovery::messages::{BootstrapView, DiscoveryView};
+use lanrage_actors::game_watch::messages::{Applied, GamesView, GetGames, ProfilesView, WatchCounters};
 use lanrage_actors::metrics::messages::{Event, EventsView, Recorded};
 use lanrage_actors::nat::messages::{NatCounters, NatReport, NatView};
 use lanrage_actors::party::messages::{MemberView, PartyError, PartySummary, PartyView};
@@ -108,6 +109,11 @@ views! {
     GetNat: |_fake| NatView { listen_port: 41641, contact: Contact::default(), report: NatReport::default(), counters: NatCounters::default() };
     GetBroadcast: |_fake| BroadcastView { members: 1, ..BroadcastView::default() };
     GetServers: |_fake| ServersView::default();
+    GetGames: |_fake| GamesView {
+        detection: true, tuning: true, running: Vec::new(),
+        applied: vec![Applied { what: "mtu".into(), value: "1200 bytes".into(), games: vec!["doom".into()], reason: "r".into() }],
+        profiles: ProfilesView::default(), counters: WatchCounters::default(), problem: None,
+    };
     GetDiscovery: |_fake| DiscoveryView {
         bootstrap: vec![BootstrapView { addr: "/ip4/192.0.2.1".into(), reached: false, last_error: Some("no route".into()) }],
         reachability: "unknown", ..DiscoveryView::default()
@@ -137,6 +143,7 @@ fn peer_view() -> PeerView {
         path_changes: 1,
         last_path_change_s: Some(3),
         redundancy: Redundancy::Auto,
+        keepalive_s: 15,
         redundant: false,
         rx_bytes: 1,
         tx_bytes: 2,
@@ -181,6 +188,7 @@ fn actors(fake: &actix::Addr<Fake>) -> Actors {
         get_nat: fake.clone().recipient(),
         get_discovery: fake.clone().recipient(),
         get_broadcast: fake.clone().recipient(),
+        get_games: fake.clone().recipient(),
         get_bridge: None,
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Status {
     tun: Option<Tun>,
     #[serde(default)]
     broadcast: Option<Broadcast>,
+    #[serde(default)]
+    games: Option<Games>,
     notices: Vec<String>,
     problems: Vec<Trouble>,
 }
@@ -54,6 +56,26 @@ struct BroadcastCounters {
 struct Capture {
     interface: String,
     state: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Games {
+    running: Vec<RunningGame>,
+    applied: Vec<Applied>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RunningGame {
+    name: String,
+    reason: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Applied {
+    what: String,
+    value: String,
+    games: Vec<String>,
+    reason: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -147,6 +169,15 @@ pub(super) fn status(status: &Status) -> String {
         text.push_str("\n\nmembers\n");
         text.push_str(&members(party));
     }
+    if let Some(games) = status.games.as_ref().filter(|games| !games.running.is_empty()) {
+        text.push_str("\n\ngames running here\n");
+        let line = |game: &RunningGame| vec![format!("  {}", clean(&game.name)), clean(&game.reason)];
+        text.push_str(&table(&games.running.iter().map(line).collect::<Vec<_>>()));
+        if !games.applied.is_empty() {
+            text.push_str("\n\nset for them\n");
+            text.push_str(&table(&games.applied.iter().map(applied).collect::<Vec<_>>()));
+        }
+    }
     for notice in &status.notices {
         text.push_str(&format!("\n\nnote: {}", clean(notice)));
     }
@@ -166,6 +197,11 @@ fn shouts(broadcast: &Broadcast) -> String {
     let BroadcastCounters { sent, delivered, dropped_limited } = broadcast.counters;
     let limited = if dropped_limited > 0 { format!(", {dropped_limited} beyond the limits") } else { String::new() };
     format!("on {}; {sent} sent, {delivered} received{limited}", places.join(" and "))
+}
+
+fn applied(it: &Applied) -> Vec<String> {
+    let why = format!("{} ({})", clean(&it.games.join(", ")), clean(&it.reason));
+    vec![format!("  {}", clean(&it.what)), clean(&it.value), why]
 }
 
 fn device_state(state: &str) -> &str {

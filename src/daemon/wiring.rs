@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -17,6 +18,11 @@ use lanrage_actors::broadcast::unwanted::Wanted;
 use lanrage_actors::browser::actor::BrowserActor;
 use lanrage_actors::browser::messages::{BindBrowser, GameFacts};
 use lanrage_actors::discovery::{self, BindDataStreams, BindDiscovery, DiscoveryActor, DiscoveryConfig};
+use lanrage_actors::game_watch::actor::{GameWatchActor, WatchConfig};
+use lanrage_actors::game_watch::folder::DiskFolder;
+use lanrage_actors::game_watch::linux::ProcFs;
+use lanrage_actors::game_watch::messages::{BindWatch, WatchLinks};
+use lanrage_actors::game_watch::source::LoadedProfiles;
 use lanrage_actors::metrics::MetricsActor;
 use lanrage_actors::nat::machine::NatSettings;
 use lanrage_actors::nat::messages::{ReleasePorts, Serve};
@@ -55,6 +61,9 @@ pub(super) struct Data {
     pub(super) wanted: Wanted,
     pub(super) nat: NatData,
     pub(super) known_games: Vec<GameFacts>,
+    pub(super) games: WatchConfig,
+    /// The player's own profiles are in there.
+    pub(super) data_dir: PathBuf,
     /// `HOST:PORT`.
     pub(super) relay_servers: Vec<String>,
     pub(super) broadcasts: Carry,
@@ -86,6 +95,7 @@ pub(super) struct Node {
     bridge: Option<Addr<BridgeActor>>,
     pub(super) browser: Addr<BrowserActor>,
     metrics: Addr<MetricsActor>,
+    games: Addr<GameWatchActor>,
     arbiters: [Arbiter; 3],
 }
 
@@ -262,9 +272,15 @@ impl Node {
         });
 
         let browser = BrowserActor::start_in_arbiter(&control.handle(), move |_| BrowserActor::new(known_games));
+        let watch = data.games;
+        let profiles = LoadedProfiles::new(Box::new(DiskFolder::of_data(&data.data_dir)));
+        let games = GameWatchActor::start_in_arbiter(&control.handle(), move |_| {
+            GameWatchActor::new(watch, Box::new(ProcFs::default()), Box::new(profiles))
+        });
 
         let arbiters = [data_path, control, disk];
-        let node = Self { id, party, tun, nat, peers, discovery, relay, metrics, broadcast, bridge, browser, arbiters };
+        let node =
+            Self { id, party, tun, nat, peers, discovery, relay, metrics, broadcast, bridge, browser, games, arbiters };
         node.connect(store).await.map_err(|error| format!("the parts of LANrage could not be connected: {error}"))?;
         know_relays(node.relay.clone(), relay_servers);
         Ok(node)
@@ -317,6 +333,16 @@ impl Node {
                 streams: stream_links(&self.discovery),
             }))
             .await?;
+        self.games
+            .send(BindWatch(WatchLinks {
+                tuning: self.peers.clone().recipient(),
+                mtu: self.tun.clone().recipient(),
+                classes: self.tun.clone().recipient(),
+                broadcast: Some(self.broadcast.clone().recipient()),
+                running: None,
+                events: Some(self.metrics.clone().recipient()),
+            }))
+            .await?;
         let links = discovery::Links {
             opened: self.party.clone().recipient(),
             frame: self.party.clone().recipient(),
@@ -336,6 +362,7 @@ impl Node {
                     self.broadcast.clone().recipient(),
                     self.nat.clone().recipient(),
                     self.discovery.clone().recipient(),
+                    self.games.clone().recipient(),
                 ]
                 .into_iter()
                 .chain(self.bridge.clone().map(Addr::recipient))
@@ -362,6 +389,7 @@ impl Node {
             ping: self.peers.clone().recipient(),
             set_redundancy: self.peers.clone().recipient(),
             await_events: self.metrics.clone().recipient(),
+            get_games: self.games.clone().recipient(),
             get_tun: self.tun.clone().recipient(),
             get_nat: self.nat.clone().recipient(),
             get_discovery: self.discovery.clone().recipient(),

@@ -27,13 +27,22 @@ impl Sniffer {
 
     /// Payloads of the UDP datagrams to `port` that were seen until now, at most `limit`.
     pub(crate) fn datagrams_to(&self, port: u16, limit: usize) -> Vec<Vec<u8>> {
+        self.packets(limit, |packet| udp_payload_to(packet, port))
+    }
+
+    /// Code points (DSCP) of the same.
+    pub(crate) fn marks_to(&self, port: u16, limit: usize) -> Vec<u8> {
+        self.packets(limit, |packet| udp_payload_to(packet, port).and_then(|_| packet.get(1)).map(|tos| tos >> 2))
+    }
+
+    fn packets<T>(&self, limit: usize, each: impl Fn(&[u8]) -> Option<T>) -> Vec<T> {
         let mut found = Vec::new();
         let mut buffer = [MaybeUninit::<u8>::uninit(); 65_535];
         // What is queued takes no time to read; traffic that never ends must not keep us here.
         let start = Instant::now();
         while found.len() < limit && start.elapsed() < Duration::from_secs(2) {
             let Ok(((packet, _), _)) = recv(&self.0, &mut buffer[..], RecvFlags::empty()) else { break };
-            found.extend(udp_payload_to(packet, port));
+            found.extend(each(packet));
         }
         found
     }

@@ -26,7 +26,7 @@ use redundant::Redundant;
 use super::way::{Way, append, append_message};
 use crate::wire::ip::{Ipv4Packet, is_broadcast_or_multicast};
 use crate::wire::{
-    Contact, DatagramBatch, Endpoint, Ipv4Range, LocalNetworks, NodeId, PacketBatch, TransmitBatch, WgPublicKey,
+    Class, Contact, DatagramBatch, Endpoint, Ipv4Range, LocalNetworks, NodeId, PacketBatch, TransmitBatch, WgPublicKey,
 };
 
 /// What this machine is to its peers.
@@ -224,14 +224,14 @@ impl PeerMachine {
     pub fn handle_outbound(&mut self, now: Instant, batch: &PacketBatch, out: &mut Outputs) {
         let Some(way) = self.sendable_way() else {
             for packet in batch.iter() {
-                self.counters.dropped_staged += self.stage.push(packet);
+                self.counters.dropped_staged += self.stage.push(packet, batch.class());
             }
             self.handle_timeout(now, out);
             return;
         };
         let spare = self.spare();
         for packet in batch.iter() {
-            let sent = self.encrypt(&way, packet, out);
+            let sent = self.encrypt(&way, batch.class(), packet, out);
             if let Some(spare) = spare.as_ref().filter(|_| sent) {
                 self.copy_last(spare, packet.len(), out);
             }
@@ -248,11 +248,11 @@ impl PeerMachine {
         self.paths.selected().filter(|_| self.tunnel.has_session()).map(|(way, _)| way)
     }
 
-    fn encrypt(&mut self, way: &Way, packet: &[u8], out: &mut Outputs) -> bool {
+    fn encrypt(&mut self, way: &Way, class: Class, packet: &[u8], out: &mut Outputs) -> bool {
         let sealed = packet.len() + OVERHEAD;
         let tunnel = &mut self.tunnel;
         let mut sent = false;
-        append(&mut out.transmits, way, sealed, sealed.max(MAX_CONTROL), |slot| {
+        append(&mut out.transmits, way, class, sealed, sealed.max(MAX_CONTROL), |slot| {
             let len = tunnel.encapsulate(packet, slot);
             sent = len.is_some();
             len
@@ -329,8 +329,8 @@ impl PeerMachine {
     /// After input: packets that waited go out once they can, and changes are told.
     fn settle(&mut self, now: Instant, out: &mut Outputs) {
         if let Some(way) = self.sendable_way().filter(|_| !self.stage.is_empty()) {
-            while let Some(packet) = self.stage.pop() {
-                self.encrypt(&way, &packet, out);
+            while let Some((packet, class)) = self.stage.pop() {
+                self.encrypt(&way, class, &packet, out);
             }
             self.paths.on_sent(now);
         }
@@ -412,7 +412,7 @@ impl PeerMachine {
         let way = self.sendable_way().ok_or(PingError::NotConnected)?;
         let (id, request) =
             self.echoes.start(now, timeout, self.own_ip, self.spec.virtual_ip).ok_or(PingError::NotConnected)?;
-        self.encrypt(&way, &request, out);
+        self.encrypt(&way, Class::EXPEDITED, &request, out);
         self.paths.on_sent(now);
         Ok(id)
     }

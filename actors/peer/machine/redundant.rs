@@ -1,9 +1,11 @@
 //! Redundant mode: small packets go out on two paths at once; WireGuard's replay window drops the second copy.
 
+use std::time::Instant;
+
 use super::{Outputs, PeerMachine};
-use crate::peer::messages::Redundancy;
+use crate::peer::messages::{PeerTuning, Redundancy};
 use crate::peer::tunnel::OVERHEAD;
-use crate::peer::way::{Way, append_message};
+use crate::peer::way::{Way, append_copy};
 use crate::wire::TransmitBatch;
 
 /// Larger packets, bytes, are downloads rather than a game's state: twice of those would choke the link.
@@ -14,7 +16,10 @@ const OFF_BELOW: f32 = 0.5;
 
 #[derive(Debug, Default)]
 pub(super) struct Redundant {
+    /// By hand.
     pub(super) mode: Redundancy,
+    /// Of the running games.
+    pub(super) wished: Redundancy,
     /// Loss was measured.
     lossy: bool,
     /// What goes out second, while a batch is worked on.
@@ -29,8 +34,13 @@ impl Redundant {
         }
     }
 
+    /// What was set by hand goes before what a game wants.
+    pub(super) fn effective(&self) -> Redundancy {
+        if self.mode == Redundancy::Auto { self.wished } else { self.mode }
+    }
+
     pub(super) fn is_on(&self) -> bool {
-        match self.mode {
+        match self.effective() {
             Redundancy::Off => false,
             Redundancy::On => true,
             Redundancy::Auto => self.lossy,
@@ -49,6 +59,14 @@ impl PeerMachine {
         self.redundant.mode = mode;
     }
 
+    /// What running games want, whole.
+    pub fn set_tuning(&mut self, now: Instant, tuning: &PeerTuning, out: &mut Outputs) {
+        self.redundant.wished = tuning.redundancy;
+        self.paths.set_tuning(now, tuning);
+        self.reselect(now, out);
+        self.handle_timeout(now, out);
+    }
+
     /// While the path in use is doubted everything goes out twice: until the doubt is settled, nothing is lost.
     pub(super) fn spare(&self) -> Option<Spare> {
         let doubt = self.paths.in_doubt();
@@ -64,9 +82,10 @@ impl PeerMachine {
         if len > spare.max {
             return;
         }
-        let contents = out.transmits.last().map(TransmitBatch::contents).unwrap_or_default();
+        let Some(last) = out.transmits.last() else { return };
+        let contents = last.contents();
         if let Some((_, sealed)) = contents.split_at_checked(contents.len().saturating_sub(len + OVERHEAD)) {
-            append_message(&mut self.redundant.copies, &spare.way, sealed);
+            append_copy(&mut self.redundant.copies, &spare.way, last.class(), sealed);
             self.counters.sent_twice += 1;
         }
     }

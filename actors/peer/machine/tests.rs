@@ -1,7 +1,7 @@
 //! Two machines and the network between them, in virtual time.
 
 use super::*;
-use crate::peer::messages::{Redundancy, Secret};
+use crate::peer::messages::{PeerTuning, Redundancy, Secret};
 use crate::peer::way::RELAY_HEADER;
 use crate::wire::{Contact, Endpoint, RelayToken, Ticket, icmp, ip};
 
@@ -456,6 +456,32 @@ fn an_offer_is_acknowledged_and_said_no_more() {
     }
     assert!(net.ends[1].machine.counters.dropped_probes >= 90);
     assert_eq!(net.offers - before, 1);
+}
+
+#[test]
+fn a_games_redundancy_gives_way_to_what_was_set_by_hand() {
+    let mut net = Net::relayed(true, [&RELAYS, &RELAYS]);
+    net.run(Duration::from_secs(1));
+    let game = |redundancy| PeerTuning { redundancy, ..PeerTuning::default() };
+    let cases = [
+        (Redundancy::Auto, Redundancy::Auto, Redundancy::Auto),
+        (Redundancy::Auto, Redundancy::On, Redundancy::On),
+        (Redundancy::Off, Redundancy::On, Redundancy::Off),
+        (Redundancy::On, Redundancy::Off, Redundancy::On),
+    ];
+    for (hand, wished, expected) in cases {
+        net.with(0, |machine, now, out| {
+            machine.set_redundancy(hand);
+            machine.set_tuning(now, &game(wished), out);
+        });
+        let view = net.ends[0].machine.view(net.now, 0);
+        assert_eq!((view.redundancy, view.redundant), (expected, expected == Redundancy::On));
+    }
+    net.with(0, |machine, now, out| {
+        machine.set_redundancy(Redundancy::Auto);
+        machine.set_tuning(now, &PeerTuning::default(), out);
+    });
+    assert!(!net.ends[0].machine.view(net.now, 0).redundant, "undone");
 }
 
 #[test]

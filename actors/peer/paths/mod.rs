@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::choice::{PathQuality, Reason, choose};
-use super::messages::{Origin, PathKind};
+use super::messages::{Origin, PathKind, PeerTuning, RelayPolicy};
 use super::way::Way;
 use crate::wire::{Contact, Endpoint, LocalNetworks, LocalSocket, stream_id};
 use path::Path;
@@ -54,6 +54,9 @@ pub struct Paths {
     allowance: Allowance,
     /// One of the two is reached only through streams: so are its relays.
     tcp: bool,
+    /// Between probes of a path that carries nothing.
+    idle_interval: Duration,
+    relays: RelayPolicy,
 }
 
 impl Paths {
@@ -76,7 +79,23 @@ impl Paths {
             next_id: first_id,
             allowance: Allowance::default(),
             tcp: false,
+            idle_interval: probing::PROBE_IDLE,
+            relays: RelayPolicy::Auto,
         }
+    }
+
+    /// Applies to the next probes; `reselect` applies it to the choice.
+    pub fn set_tuning(&mut self, now: Instant, tuning: &PeerTuning) {
+        let asked = tuning.keepalive.unwrap_or(probing::PROBE_IDLE);
+        self.idle_interval = asked.clamp(probing::PROBE_ACTIVE, probing::PROBE_IDLE_MAX);
+        self.relays = tuning.relay;
+        for path in self.paths.iter_mut().filter(|path| path.live()) {
+            path.next_probe = path.next_probe.min(now + self.idle_interval);
+        }
+    }
+
+    fn allows(&self, path: &Path) -> bool {
+        self.relays != RelayPolicy::Never || !path.is_relayed()
     }
 
     /// How the member can be reached now. Paths that it no longer names go, unless they are live.
@@ -352,8 +371,9 @@ impl Paths {
         let mut known = [PathQuality::NONE; MAX_PATHS];
         for (slot, path) in known.iter_mut().zip(&self.paths) {
             *slot = path.quality();
+            slot.live &= self.allows(path);
         }
-        let chosen = choose(&known[..self.paths.len().min(MAX_PATHS)], self.in_use);
+        let chosen = choose(&known[..self.paths.len().min(MAX_PATHS)], self.in_use, self.relays);
         let index = chosen.map(|(index, _)| index);
         if index == self.in_use {
             return false;
@@ -402,7 +422,7 @@ impl Paths {
         } else if active {
             probing::PROBE_BESIDE
         } else {
-            probing::PROBE_IDLE
+            self.idle_interval
         }
     }
 

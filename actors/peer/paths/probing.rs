@@ -13,6 +13,8 @@ pub(super) const PROBE_ACTIVE: Duration = Duration::from_secs(1);
 pub(super) const PROBE_BESIDE: Duration = Duration::from_secs(5);
 /// Well under the 30 s that the shortest-lived NAT mappings in homes last.
 pub(super) const PROBE_IDLE: Duration = Duration::from_secs(15);
+/// What a game may make of it: beyond this, home routers forget the mapping.
+pub(super) const PROBE_IDLE_MAX: Duration = Duration::from_secs(25);
 /// Packets went out and nothing authentic came back for this long: ask.
 pub(super) const QUIET_BEFORE_SUSPECT: Duration = Duration::from_millis(250);
 pub(super) const PROBE_SUSPECT: Duration = Duration::from_millis(100);

@@ -17,6 +17,7 @@ impl Paths {
         self.paths
             .iter()
             .filter(|path| path.live() && !path.failing && path.addr() != in_use && path.kind != PathKind::Tcp)
+            .filter(|path| self.allows(path))
             .min_by_key(|path| path.rtt())
             .map(|path| path.way)
     }
@@ -45,6 +46,12 @@ impl Paths {
     #[must_use]
     pub fn jitter(&self) -> Option<Duration> {
         self.current().and_then(Path::jitter)
+    }
+
+    /// Between probes of a path that carries nothing.
+    #[must_use]
+    pub fn idle_interval(&self) -> Duration {
+        self.idle_interval
     }
 
     /// Of the path in use, percent.

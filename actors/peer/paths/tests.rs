@@ -108,6 +108,45 @@ fn a_long_path_is_not_taken_for_dead() {
 }
 
 #[test]
+fn a_games_keepalive_sets_the_pace_of_an_idle_path_and_is_undone() {
+    let mut sim = Sim::new(&[endpoint(1)]);
+    let answer = |_| Some(Duration::from_millis(10));
+    let mut minute = |tuning: PeerTuning| {
+        sim.paths.set_tuning(sim.now, &tuning);
+        // The first probe may still come early.
+        let until = sim.now + Duration::from_secs(60);
+        sim.run(until, answer)
+    };
+    let of = |seconds| PeerTuning { keepalive: Some(Duration::from_secs(seconds)), ..PeerTuning::default() };
+    minute(PeerTuning::default());
+    assert_eq!(minute(PeerTuning::default()), 4);
+    assert!((12..=13).contains(&minute(of(5))));
+    assert!((2..=3).contains(&minute(of(3600))), "25 s at most");
+    assert!((58..=61).contains(&minute(of(0))), "1 s at least");
+    minute(PeerTuning::default());
+    assert_eq!(minute(PeerTuning::default()), 4);
+}
+
+#[test]
+fn a_game_that_wants_no_relay_gets_none() {
+    let mut sim = Sim::with_relays(&[endpoint(1)], &[7]);
+    let start = sim.now;
+    let straight_dead = |to: SocketAddr| (to == relay(7)).then_some(Duration::from_millis(10));
+    sim.run(start + Duration::from_secs(5), straight_dead);
+    assert_eq!(in_use(&sim.paths), Some(relay(7)));
+    for (policy, expected) in
+        [(RelayPolicy::Avoid, Some(relay(7))), (RelayPolicy::Never, None), (RelayPolicy::Auto, Some(relay(7)))]
+    {
+        sim.paths.set_tuning(sim.now, &PeerTuning { relay: policy, ..PeerTuning::default() });
+        sim.paths.reselect(sim.now);
+        assert_eq!(in_use(&sim.paths), expected, "{policy:?}");
+        let until = sim.now + Duration::from_secs(5);
+        sim.run(until, straight_dead);
+        assert_eq!(in_use(&sim.paths), expected, "{policy:?}, later");
+    }
+}
+
+#[test]
 fn probes_to_a_silent_candidate_back_off() {
     let mut sim = Sim::new(&[endpoint(1)]);
     let start = sim.now;
@@ -384,7 +423,7 @@ fn streams_come_last_and_relays_reached_by_them_too() {
 #[test]
 fn doubts_about_a_member_who_stays_away_become_rare_and_end_with_life() {
     let mut sim = Sim::new(&[endpoint(1)]);
-    let mut doubts = |sim: &mut Sim, answers: bool, seconds: u32| {
+    let doubts = |sim: &mut Sim, answers: bool, seconds: u32| {
         let mut count = 0;
         for _ in 0..seconds * 10 {
             let until = sim.now + Duration::from_millis(100);

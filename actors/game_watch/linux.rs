@@ -1,0 +1,236 @@
+//! The processes of a Linux machine, read from `/proc`.
+//!
+//! A scan lists the folder and looks only at what is new, and now and then at the rest: a known process costs nothing
+//! but its name in the listing. A library that reads the state of every process each time costs twenty times as much,
+//! and keeps the program that a process had when it was first seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use super::sockets::{self, Listening};
+use super::source::{Changes, Process, ProcessSource};
+use crate::wire::IpProtocol;
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// A young process may still become another program (`exec`): it is looked at in each of so many scans.
+const YOUNG_SCANS: u32 = 5;
+/// An old one in one scan of so many.
+const RECHECK_EVERY: u32 = 16;
+/// Bytes of a command line; a longer one is cut.
+const MAX_CMDLINE: u64 = 64 * 1024;
+/// Processes beyond are not looked at.
+const MAX_PROCESSES: usize = 32_768;
+const MAX_DESCRIPTORS: usize = 4096;
+const MAX_TABLE: u64 = 4 << 20;
+
+#[derive(Debug, Default)]
+struct Known {
+    scans: u32,
+    exe: Option<PathBuf>,
+    /// Of the scan that saw it last.
+    seen: u64,
+}
+
+#[derive(Debug)]
+pub struct ProcFs {
+    root: PathBuf,
+    known: BTreeMap<u32, Known>,
+    scan: u64,
+}
+
+impl Default for ProcFs {
+    fn default() -> Self {
+        Self::at("/proc")
+    }
+}
+
+impl ProcFs {
+    /// Another folder than `/proc`, for tests.
+    #[must_use]
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), known: BTreeMap::new(), scan: 0 }
+    }
+}
+
+impl ProcessSource for ProcFs {
+    fn scan(&mut self) -> io::Result<Changes> {
+        self.scan += 1;
+        let mut changes = Changes::default();
+        for entry in fs::read_dir(&self.root)?.take(MAX_PROCESSES) {
+            let Ok(entry) = entry else { continue };
+            let name = entry.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let (known, new) = match self.known.entry(pid) {
+                std::collections::btree_map::Entry::Vacant(free) => (free.insert(Known::default()), true),
+                std::collections::btree_map::Entry::Occupied(held) => (held.into_mut(), false),
+            };
+            known.seen = self.scan;
+            known.scans = known.scans.saturating_add(1);
+            let due = known.scans <= YOUNG_SCANS || (known.scans.wrapping_add(pid)) % RECHECK_EVERY == 0;
+            if !due {
+                continue;
+            }
+            let folder = self.root.join(&name);
+            let exe = fs::read_link(folder.join("exe")).ok();
+            if !new && exe == known.exe && (exe.is_some() || known.scans > 2) {
+                continue;
+            }
+            let Some(process) = read(pid, &folder, exe) else { continue };
+            // A program that is just being started shows no arguments yet: it is looked at again.
+            known.exe.clone_from(if process.cmd.is_empty() { &None } else { &process.exe });
+            changes.appeared.push(process);
+        }
+        let scan = self.scan;
+        self.known.retain(|&pid, known| {
+            let here = known.seen == scan;
+            if !here {
+                changes.gone.push(pid);
+            }
+            here
+        });
+        Ok(changes)
+    }
+
+    fn forget(&mut self) {
+        self.known.clear();
+    }
+
+    fn listening(&self, pid: u32, own: Option<Ipv4Addr>) -> Option<Vec<(IpProtocol, SocketAddr)>> {
+        let folder = self.root.join(pid.to_string());
+        if is_elsewhere(&folder, own) {
+            return None;
+        }
+        let inodes = socket_inodes(&folder);
+        if inodes.is_empty() {
+            return Some(Vec::new());
+        }
+        // Of the process's own network namespace, which need not be this one's.
+        let table = |name: &str, protocol| -> Vec<Listening> {
+            let text = read_limited(&folder.join("net").join(name), MAX_TABLE).unwrap_or_default();
+            sockets::parse(&String::from_utf8_lossy(&text), protocol).collect()
+        };
+        let all = [
+            table("udp", IpProtocol::Udp),
+            table("udp6", IpProtocol::Udp),
+            table("tcp", IpProtocol::Tcp),
+            table("tcp6", IpProtocol::Tcp),
+        ];
+        Some(sockets::of_process(all.into_iter().flatten(), &inodes))
+    }
+}
+
+/// A container, say. A namespace that may not be looked at counts as this one.
+fn is_elsewhere(folder: &Path, own: Option<Ipv4Addr>) -> bool {
+    // Of this thread: that of the program's first one may be another.
+    let (Ok(here), Ok(there)) = (fs::read_link("/proc/thread-self/ns/net"), fs::read_link(folder.join("ns/net")))
+    else {
+        return false;
+    };
+    let has_address = |own: Ipv4Addr| {
+        let addresses = read_limited(&folder.join("net/fib_trie"), MAX_TABLE).unwrap_or_default();
+        let own = own.to_string();
+        String::from_utf8_lossy(&addresses).split_ascii_whitespace().any(|word| word == own)
+    };
+    here != there && !own.is_some_and(has_address)
+}
+
+/// `None`: a kernel thread, or ended.
+fn read(pid: u32, folder: &Path, exe: Option<PathBuf>) -> Option<Process> {
+    let text = read_limited(&folder.join("cmdline"), MAX_CMDLINE).unwrap_or_default();
+    if exe.is_none() && text.is_empty() {
+        return None;
+    }
+    let text = text.strip_suffix(&[0]).unwrap_or(&text);
+    let words = text.split(|byte| *byte == 0).filter(|_| !text.is_empty());
+    let cmd = words.map(|word| OsString::from_vec(word.to_vec())).collect();
+    let mut name = fs::read(folder.join("comm")).unwrap_or_default();
+    name.pop_if(|last| *last == b'\n');
+    Some(Process { pid, exe, name: OsString::from_vec(name), cmd })
+}
+
+fn read_limited(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn socket_inodes(folder: &Path) -> BTreeSet<u64> {
+    let Ok(descriptors) = fs::read_dir(folder.join("fd")) else { return BTreeSet::new() };
+    let inode = |link: PathBuf| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
+    descriptors
+        .take(MAX_DESCRIPTORS)
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter_map(inode)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    fn wait_for(source: &mut ProcFs, pid: u32, done: impl Fn(&Process) -> bool) {
+        for _ in 0..2000 {
+            let changes = source.scan().unwrap();
+            if changes.appeared.iter().any(|process| process.pid == pid && done(process)) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("never seen");
+    }
+
+    struct Ended(Child);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn processes_appear_become_others_and_go() {
+        let mut source = ProcFs::default();
+        let before = source.scan().unwrap();
+        assert!(before.appeared.iter().any(|process| process.pid == std::process::id()));
+        // A shell that becomes the program when it is told to.
+        let mut child = Command::new("sh")
+            .args(["-c", "read go; exec sleep 1000"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .map(Ended)
+            .unwrap();
+        let pid = child.0.id();
+        wait_for(&mut source, pid, |process| process.cmd.iter().any(|word| word == "-c"));
+        drop(child.0.stdin.take());
+        let exe = |process: &Process| process.exe.as_ref().and_then(|exe| exe.file_name()).map(ToOwned::to_owned);
+        wait_for(&mut source, pid, |process| process.cmd == ["sleep", "1000"] && exe(process).is_some());
+        drop(child);
+        let gone = (0..2000).any(|_| source.scan().unwrap().gone.contains(&pid));
+        assert!(gone);
+        assert!(!source.scan().unwrap().appeared.iter().any(|it| it.pid == std::process::id()), "told once");
+        source.forget();
+        assert!(source.scan().unwrap().appeared.iter().any(|it| it.pid == std::process::id()), "and again when asked");
+    }
+
+    #[test]
+    fn the_ports_of_this_process_are_found() {
+        let source = ProcFs::default();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let tcp = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.1:0")).unwrap();
+        let found = source.listening(std::process::id(), None).unwrap();
+        assert!(found.contains(&(IpProtocol::Udp, udp.local_addr().unwrap())), "{found:?}");
+        assert!(found.contains(&(IpProtocol::Tcp, tcp.local_addr().unwrap())), "{found:?}");
+        let addr = udp.local_addr().unwrap();
+        drop(udp);
+        assert!(!source.listening(std::process::id(), None).unwrap().contains(&(IpProtocol::Udp, addr)));
+        assert!(source.listening(u32::MAX, None).unwrap().is_empty());
+    }
+}
