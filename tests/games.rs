@@ -7,7 +7,10 @@ mod lab;
 mod real_games;
 
 use lab::Lab;
-use real_games::{CHOCOLATE_DOOM, DDNET, FREECIV, Game, MINECRAFT_LIKE, MUMBLE, OPENTTD, Party, Switch};
+use real_games::{
+    ARMAGETRON, BZFLAG, CHOCOLATE_DOOM, DDNET, FREECIV, Game, MINECRAFT_LIKE, MUMBLE, OPENARENA, OPENTTD, Party,
+    SAUERBRATEN, Switch, TEEWORLDS, Watched,
+};
 
 macro_rules! games {
     ($place:ident: $($test:ident $game:ident),* $(,)?) => {
@@ -41,6 +44,7 @@ games! { found_in_a_party:
     ddnet DDNET,
     freeciv FREECIV,
     minecraft_like MINECRAFT_LIKE,
+    mumble MUMBLE,
     openarena OPENARENA,
     openttd OPENTTD,
     sauerbraten SAUERBRATEN,
@@ -75,4 +79,31 @@ fn nothing_is_found_in_a_party_that_carries_no_broadcasts() {
     for game in games {
         game.must_not_be_found(&party.place());
     }
+}
+
+/// Each by its own profile, on the host that it runs on and on no other, and only while it runs.
+#[test]
+fn running_games_are_noticed_where_they_run() {
+    let games = [
+        ARMAGETRON,
+        BZFLAG,
+        CHOCOLATE_DOOM,
+        DDNET,
+        FREECIV,
+        MINECRAFT_LIKE,
+        MUMBLE,
+        OPENARENA,
+        OPENTTD,
+        SAUERBRATEN,
+        TEEWORLDS,
+    ];
+    let programs: Vec<_> = games.iter().flat_map(|game| game.programs).copied().collect();
+    let Some(lab) = Lab::with_programs(&programs) else { return };
+    let watched = Watched::new(&lab);
+    watched.expect_none();
+    for game in &games {
+        watched.server(game);
+        watched.client(game);
+    }
+    watched.expect_idle();
 }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::screen::Screen;
-use super::{Asks, Game, Listing, Search, servers};
+use super::{Asks, Game, Listing, Profile, Search, servers};
 use crate::lab::Process;
 
 /// Clicks in OpenTTD 13 on 640×480: Multiplayer, close the notice on the relay service, Search LAN.
@@ -27,6 +27,7 @@ pub(crate) const CHOCOLATE_DOOM: Game = Game {
         listed.ok_or(said)
     },
     node: &[],
+    profile: Some(Profile { id: "chocolate-doom", server: "server", client: Some("both") }),
 };
 
 pub(crate) const OPENTTD: Game = Game {
@@ -37,6 +38,7 @@ pub(crate) const OPENTTD: Game = Game {
     serve: |host| servers::start(host, 3979, &["/usr/games/openttd", "-D", "-g", "-d", "net=4"]),
     find: openttd,
     node: &[],
+    profile: Some(Profile { id: "openttd", server: "both", client: Some("both") }),
 };
 
 pub(crate) const OPENARENA: Game = Game {
@@ -50,6 +52,7 @@ pub(crate) const OPENARENA: Game = Game {
     },
     find: openarena,
     node: &[],
+    profile: Some(Profile { id: "openarena", server: "server", client: Some("both") }),
 };
 
 fn openttd(search: &Search<'_>) -> Result<Listing, String> {

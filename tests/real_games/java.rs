@@ -16,6 +16,7 @@ pub(crate) const MINECRAFT_LIKE: Game = Game {
     serve: |host| vec![java(host, &["announce", WORLD])],
     find,
     node: &[],
+    profile: None,
 };
 
 /// Java compiles the file by itself.

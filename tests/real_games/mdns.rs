@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::{Asks, Game, Listing, Search, servers};
+use super::{Asks, Game, Listing, Profile, Search, servers};
 use crate::lab::{Host, PATIENCE, Process, until};
 
 /// A bus of the host's own, open to all its users.
@@ -49,7 +49,8 @@ pub(crate) const MUMBLE: Game = Game {
         running
     },
     find,
-    node: &[],
+    node: &["--share-mdns"],
+    profile: Some(Profile { id: "mumble", server: "server", client: None }),
 };
 
 /// A bus and Avahi on it; gives them, and the environment variable by which programs find the bus.

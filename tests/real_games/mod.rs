@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod clients;
+mod detection;
 mod java;
 mod mdns;
 mod place;
@@ -19,6 +20,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 pub(crate) use clients::{CHOCOLATE_DOOM, OPENARENA, OPENTTD};
+pub(crate) use detection::Watched;
 pub(crate) use java::MINECRAFT_LIKE;
 pub(crate) use mdns::MUMBLE;
 pub(crate) use place::{Party, Place, Switch};
@@ -44,6 +46,16 @@ pub(crate) struct Game {
     pub(crate) find: fn(&Search<'_>) -> Result<Listing, String>,
     /// More arguments of `lanrage up`, on both sides.
     pub(crate) node: &'static [&'static str],
+    /// What LANrage takes its programs for; none: for no game.
+    pub(crate) profile: Option<Profile>,
+}
+
+/// By which profile a game is known, and the roles of its server and of its client, where a real one runs here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Profile {
+    pub(crate) id: &'static str,
+    pub(crate) server: &'static str,
+    pub(crate) client: Option<&'static str>,
 }
 
 /// Who sends what the other side is to hear first, and to which ports.

@@ -29,19 +29,24 @@ impl Place<'_> {
     }
 }
 
+/// Hosts on one plain switch.
+pub(super) fn lan<const N: usize>(lab: &Lab, names: [&str; N]) -> [Host; N] {
+    let hosts = lab.lan(names);
+    for host in &hosts {
+        // Where broadcasts go that no interface is named for. Nobody is there.
+        let [a, b, c, _] = host.address().octets();
+        host.ip(&["route", "add", "default", "via", &format!("{a}.{b}.{c}.1")]);
+    }
+    hosts
+}
+
 /// The two hosts on one plain switch: what the games are made for.
 #[derive(Debug)]
 pub(crate) struct Switch([Host; 2]);
 
 impl Switch {
     pub(crate) fn new(lab: &Lab) -> Self {
-        let hosts = lab.lan(["server", "client"]);
-        for host in &hosts {
-            // Where broadcasts go that no interface is named for. Nobody is there.
-            let [a, b, c, _] = host.address().octets();
-            host.ip(&["route", "add", "default", "via", &format!("{a}.{b}.{c}.1")]);
-        }
-        Self(hosts)
+        Self(lan(lab, ["server", "client"]))
     }
 
     pub(crate) fn place(&self) -> Place<'_> {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::{Asks, Game, Listing, Search, servers};
+use super::{Asks, Game, Listing, Profile, Search, servers};
 
 /// How long a query waits for answers before it is sent again. Games do that when the list is opened again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
@@ -16,6 +16,7 @@ pub(crate) const TEEWORLDS: Game = Game {
     serve: |host| servers::start(host, 8303, &["/usr/games/teeworlds-server"]),
     find: teeworlds,
     node: &[],
+    profile: Some(Profile { id: "teeworlds", server: "server", client: None }),
 };
 
 pub(crate) const DDNET: Game = Game {
@@ -34,6 +35,7 @@ pub(crate) const DDNET: Game = Game {
         })
     },
     node: &[],
+    profile: Some(Profile { id: "ddnet", server: "server", client: None }),
 };
 
 pub(crate) const FREECIV: Game = Game {
@@ -45,6 +47,7 @@ pub(crate) const FREECIV: Game = Game {
     serve: |host| servers::start(host, 4555, &["/usr/games/freeciv-server", "-p", "5556", "--identity", "none"]),
     find: freeciv,
     node: &[],
+    profile: Some(Profile { id: "freeciv", server: "server", client: None }),
 };
 
 pub(crate) const SAUERBRATEN: Game = Game {
@@ -63,6 +66,7 @@ pub(crate) const SAUERBRATEN: Game = Game {
         })
     },
     node: &[],
+    profile: Some(Profile { id: "sauerbraten", server: "server", client: None }),
 };
 
 pub(crate) const ARMAGETRON: Game = Game {
@@ -87,6 +91,7 @@ pub(crate) const ARMAGETRON: Game = Game {
         })
     },
     node: &[],
+    profile: Some(Profile { id: "armagetronad", server: "server", client: None }),
 };
 
 pub(crate) const BZFLAG: Game = Game {
@@ -102,6 +107,7 @@ pub(crate) const BZFLAG: Game = Game {
         })
     },
     node: &[],
+    profile: Some(Profile { id: "bzflag", server: "server", client: None }),
 };
 
 /// Send a query from a port of the system's choice, as an unbound game does, until there is an answer.
