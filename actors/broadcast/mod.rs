@@ -14,6 +14,7 @@ pub mod limits;
 pub mod linux;
 pub mod local;
 pub mod machine;
+pub mod mdns;
 pub mod messages;
 pub mod reassembly;
 pub mod system;

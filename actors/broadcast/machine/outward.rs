@@ -7,8 +7,10 @@ use super::{BroadcastMachine, Outputs, destination_port};
 use crate::broadcast::datagram::{Checksum, Datagram};
 use crate::broadcast::dedup::Point;
 use crate::broadcast::limits::Rate;
+use crate::broadcast::mdns;
 use crate::broadcast::reassembly::{Outcome, Whole};
 use crate::broadcast::tally::Fate;
+use crate::broadcast::unwanted::MDNS;
 use crate::wire::PacketBatch;
 use crate::wire::ip::{Ipv4Packet, UDP};
 
@@ -109,6 +111,8 @@ impl BroadcastMachine {
         if self.is_unwanted_service(datagram) {
             return;
         }
+        let readdressed = self.readdressed(point, datagram);
+        let datagram = &Datagram { payload: readdressed.as_deref().unwrap_or(datagram.payload), ..*datagram };
         if self.dedup.is_copy(now, point, datagram) {
             self.counters.dropped_duplicate += 1;
             return;
@@ -124,6 +128,12 @@ impl BroadcastMachine {
         Datagram { source: own.ip, destination, ..*datagram }.write(self.settings.mtu, ident, &mut out.send);
         self.counters.sent += 1;
         self.tally.count(now, datagram.destination_port, Fate::Sent);
+    }
+
+    /// What mDNS says on another network of this machine's address there is said of its virtual IP.
+    fn readdressed(&self, point: Point, datagram: &Datagram<'_>) -> Option<Vec<u8>> {
+        let (Point::Interface(number), true) = (point, datagram.destination == *MDNS.ip()) else { return None };
+        mdns::readdressed(datagram.payload, &self.captured.get(&number)?.sources, self.own?.ip)
     }
 
     /// The destination inside the tunnel; `None` for what is no broadcast or multicast of this machine there.

@@ -303,3 +303,27 @@ mod hostile {
         }
     }
 }
+
+/// A program announces each of its addresses on its own network; members reach one of them only.
+#[test]
+fn mdns_names_the_virtual_ip_whatever_network_it_was_said_on() {
+    let mdns = *unwanted::MDNS.ip();
+    let wanted = unwanted::Wanted { mdns: true, ..unwanted::Wanted::default() };
+    let mut machine = BroadcastMachine::new(Settings { wanted, ..Settings::default() });
+    machine.set_address(Instant::now(), Some(Address { ip: OWN, range: Ipv4Range::DEFAULT }));
+    machine.add_member(MEMBER);
+    machine.set_captured(BTreeMap::from([(0, eth0())]));
+    let response = |address: Ipv4Addr| {
+        let head = b"\0\0\x84\0\0\0\0\x01\0\0\0\0\x03ann\x05local\0\0\x01\x80\x01\0\0\0\x78\0\x04";
+        [&head[..], &address.octets()].concat()
+    };
+    let (at_home, in_party, mut out) = (response(HOST), response(OWN), Outputs::default());
+    let say =
+        |source, payload| Datagram { source_port: 5353, destination_port: 5353, ..datagram(source, mdns, payload) };
+    let now = Instant::now();
+    machine.on_captured(now, 0, &packet(&say(HOST, &at_home)), &mut out);
+    // On the virtual device it says so itself: the same datagram.
+    machine.on_device(now, &batch(&say(OWN, &in_party)), &mut out);
+    assert_eq!(read(&out.send), [(OWN, mdns, 5353, 5353, in_party)]);
+    assert_eq!(machine.view().counters.dropped_duplicate, 1);
+}
