@@ -17,4 +17,4 @@ pub mod tunnel;
 pub mod way;
 
 pub use machine::OwnIdentity;
-pub use supervisor::{BindPeers, BindPunch, Broadcast, Halt, Links, PeerSupervisor, Relays};
+pub use supervisor::{BindPeers, BindPunch, Broadcast, Halt, Links, PeerSupervisor};

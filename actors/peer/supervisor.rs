@@ -18,7 +18,7 @@ use super::replay::first_ping_id;
 use crate::broadcast::messages::FromMember;
 use crate::metrics::messages::{Event, Happened};
 use crate::nat::messages::{Doubt, Networks, OwnContact, PeerRoute, Register, Transmit, Unregister};
-use crate::relay::messages::{FarLeg, FarLegs, ForgetRelays, KnowRelay, NetworkChanged, RelaySource};
+use crate::relay::messages::{FarLeg, MemberRelays, NetworkChanged};
 use crate::tun::messages::{AddRoute, Deliver, RemoveRoute, SetAddress};
 use crate::wire::{Contact, Ipv4Range, LocalNetworks, NodeId, Ticket};
 
@@ -74,7 +74,7 @@ pub struct Links {
     /// `None` where broadcasts are not carried.
     pub broadcast: Option<Broadcast>,
     /// `None` where there are no relays.
-    pub relays: Option<Relays>,
+    pub relays: Option<Recipient<MemberRelays>>,
     /// Who keeps the history; `None` where nobody does.
     pub events: Option<Recipient<Happened>>,
     /// Who finds out whether this machine is still where others think; `None` where nobody does.
@@ -95,14 +95,6 @@ impl Links {
         let quiet = self.broadcast.as_ref().is_none_or(|to| to.remove_route.try_send(RemoveRoute { ip }).is_ok());
         self.remove_route.try_send(RemoveRoute { ip }).is_ok() && quiet
     }
-}
-
-/// The RelayActor, which hears what relays the members have.
-#[derive(Clone)]
-pub struct Relays {
-    pub forget: Recipient<ForgetRelays>,
-    pub know: Recipient<KnowRelay>,
-    pub far_legs: Recipient<FarLegs>,
 }
 
 /// Handed over once all actors of the data path exist.
@@ -143,7 +135,7 @@ pub struct PeerSupervisor {
     tuning: PeerTuning,
     incarnations: u64,
     rng: StdRng,
-    relays_told: Option<(BTreeSet<SocketAddr>, Vec<FarLeg>)>,
+    relays_told: Option<MemberRelays>,
 }
 
 impl PeerSupervisor {
@@ -291,28 +283,20 @@ impl PeerSupervisor {
 
     /// The relays that members are, and those that they hold tickets of.
     fn tell_relays(&mut self, ctx: &mut Context<Self>) {
-        let Some(Relays { forget, know, far_legs }) = self.links.as_ref().and_then(|links| links.relays.clone()) else {
-            return;
-        };
-        let members: BTreeSet<SocketAddr> = self.peers.values().filter_map(|peer| peer.spec.contact.serves).collect();
+        let Some(relays) = self.links.as_ref().and_then(|links| links.relays.clone()) else { return };
+        let serving: BTreeSet<SocketAddr> = self.peers.values().filter_map(|peer| peer.spec.contact.serves).collect();
         let leg =
             |ticket: &Ticket| FarLeg { relay: ticket.relay, rtt: Duration::from_micros(u64::from(ticket.rtt) * 100) };
-        let legs: Vec<FarLeg> =
-            self.peers.values().flat_map(|peer| peer.spec.contact.tickets.iter().map(leg)).collect();
-        let news = (members, legs);
+        let legs = self.peers.values().flat_map(|peer| peer.spec.contact.tickets.iter().map(leg)).collect();
+        let news = MemberRelays { serving: serving.into_iter().collect(), legs };
         if self.relays_told.as_ref() == Some(&news) {
             return;
         }
-        let source = RelaySource::Member;
-        let mut sent = forget.try_send(ForgetRelays { source }).is_ok();
-        for &addr in &news.0 {
-            sent &= know.try_send(KnowRelay { addr, stream: None, source }).is_ok();
-        }
-        sent &= far_legs.try_send(FarLegs(news.1.clone())).is_ok();
-        if sent {
-            self.relays_told = Some(news);
-        } else {
-            ctx.run_later(RETRY, Self::tell_relays);
+        match relays.try_send(news.clone()) {
+            Ok(()) => self.relays_told = Some(news),
+            Err(_) => {
+                ctx.run_later(RETRY, Self::tell_relays);
+            }
         }
     }
 

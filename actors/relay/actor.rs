@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use super::client::{Outputs, RelayClient};
 use super::messages::{
-    ASK, BindRelay, DoubtTickets, FORWARD, FarLegs, ForgetRelays, GetRelays, KnowRelay, NetworkChanged, RelayCounters,
+    ASK, BindRelay, DoubtTickets, FORWARD, GetRelays, KnowRelay, MemberRelays, NetworkChanged, RelayCounters,
     RelayDatagrams, RelayView, SetServing, TICKET, Tickets,
 };
 use super::server::RelayServer;
@@ -210,20 +210,11 @@ impl Handler<KnowRelay> for RelayActor {
     }
 }
 
-impl Handler<ForgetRelays> for RelayActor {
+impl Handler<MemberRelays> for RelayActor {
     type Result = ();
 
-    fn handle(&mut self, ForgetRelays { source }: ForgetRelays, ctx: &mut Self::Context) {
-        self.client.forget(now(), source);
-        self.flush(ctx);
-    }
-}
-
-impl Handler<FarLegs> for RelayActor {
-    type Result = ();
-
-    fn handle(&mut self, FarLegs(legs): FarLegs, ctx: &mut Self::Context) {
-        self.client.set_far_legs(now(), &legs, &mut self.outputs);
+    fn handle(&mut self, MemberRelays { serving, legs }: MemberRelays, ctx: &mut Self::Context) {
+        self.client.set_member_relays(now(), &serving, &legs, &mut self.outputs);
         self.flush(ctx);
     }
 }

@@ -98,7 +98,7 @@ async fn it_serves_when_told_to() {
 async fn it_asks_and_tells() {
     let (relay, seen) = start().await;
     let addr: SocketAddr = ([198, 51, 100, 1], 3478).into();
-    relay.send(KnowRelay { addr, stream: None, source: RelaySource::Configured }).await.unwrap();
+    relay.send(MemberRelays { serving: vec![addr], legs: Vec::new() }).await.unwrap();
     let asks = seen.sent().await;
     let (to, ask) = asks.first().unwrap();
     assert_eq!(*to, addr);
@@ -117,7 +117,7 @@ async fn it_asks_and_tells() {
     }
     let view = relay.send(GetRelays).await.unwrap();
     assert!(view.relays[0].held && view.relays[0].answers);
-    relay.send(ForgetRelays { source: RelaySource::Configured }).await.unwrap();
+    relay.send(MemberRelays::default()).await.unwrap();
     seen.sent().await;
     assert!(seen.told.lock().unwrap().last().unwrap().tickets.is_empty());
 }

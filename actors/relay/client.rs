@@ -118,28 +118,23 @@ impl RelayClient {
         true
     }
 
-    /// `source` names no relay any more; who else names one keeps it.
-    pub fn forget(&mut self, now: Instant, source: RelaySource) {
-        self.relays.retain_mut(|it| it.remove_source(source));
-        if source == RelaySource::Member {
-            self.far.clear();
-        }
-        self.settle(now);
-    }
-
-    /// The tickets that members hold: of what relay, and how far each member is from it. Replaces what was said before.
-    pub fn set_far_legs(&mut self, now: Instant, legs: &[FarLeg], out: &mut Outputs) {
+    /// Members who serve, and the tickets that members hold: of what relay, and how far each member is from it. Replaces
+    /// what was said before, whole: what the members tell goes back and forth between them, so that a relay which went in
+    /// between, and its ticket with it, would change what they tell, and so on for ever.
+    pub fn set_member_relays(&mut self, now: Instant, serving: &[SocketAddr], legs: &[FarLeg], out: &mut Outputs) {
+        let serving = serving.get(..serving.len().min(MAX_LEGS)).unwrap_or_default();
         let mut sums: BTreeMap<SocketAddr, (Duration, u32)> = BTreeMap::new();
         for leg in legs.iter().take(MAX_LEGS).filter(|leg| usable_addr(&leg.relay)) {
             let (sum, count) = sums.entry(leg.relay).or_default();
             *sum += leg.rtt;
             *count += 1;
         }
-        self.relays.retain_mut(|it| sums.contains_key(&it.addr) || it.remove_source(RelaySource::Member));
+        let named = |addr: &SocketAddr| sums.contains_key(addr) || serving.contains(addr);
+        self.relays.retain_mut(|it| named(&it.addr) || it.remove_source(RelaySource::Member));
         // Those that most members hold come first, should there be no place for all.
         let mut by_holders: Vec<_> = sums.iter().map(|(&addr, &(_, count))| (count, addr)).collect();
         by_holders.sort_unstable_by(|a, b| b.cmp(a));
-        for (_, addr) in by_holders {
+        for addr in by_holders.into_iter().map(|(_, addr)| addr).chain(serving.iter().copied()) {
             self.admit(now, addr, addr, RelaySource::Member);
         }
         self.far = sums

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::relay::frame::{Ask, TICKET};
-use crate::relay::messages::RelaySource::{Configured, Dht, Member};
+use crate::relay::messages::RelaySource::{Configured, Dht};
 use crate::wire::{RelayToken, stream_addr};
 
 fn relay(n: u8) -> SocketAddr {
@@ -108,7 +108,7 @@ impl World {
     fn legs(&mut self, legs: &[(u8, u64)]) {
         let legs: Vec<_> =
             legs.iter().map(|&(n, rtt)| FarLeg { relay: relay(n), rtt: Duration::from_millis(rtt) }).collect();
-        self.act(|client, now, out| client.set_far_legs(now, &legs, out));
+        self.act(|client, now, out| client.set_member_relays(now, &[], &legs, out));
     }
 }
 
@@ -234,8 +234,30 @@ fn relays_that_others_hold_are_kept_by_the_sum_of_both_legs() {
     assert_eq!(world.relays(), [relay(1), relay(2), relay(4)], "the nearest count once");
     let asked = world.client.view().iter().map(|it| it.relay).collect::<Vec<_>>();
     assert_eq!(asked, [relay(1), relay(2), relay(4)], "what nobody names any more is forgotten");
-    world.act(|client, now, _| client.forget(now, Dht));
-    world.act(|client, now, _| client.forget(now, Member));
+    world.legs(&[]);
+    assert_eq!(world.relays(), [relay(1), relay(2)], "which others name too");
+}
+
+/// What one member tells changes what the others tell, so nothing may go and come back meanwhile.
+#[test]
+fn a_relay_that_members_go_on_naming_is_not_forgotten_in_between() {
+    let mut world = World::new(&[]);
+    world.rtt.insert(relay(7), 30);
+    let tell = |world: &mut World, serving: &[SocketAddr], legs: &[FarLeg]| {
+        world.act(|client, now, out| client.set_member_relays(now, serving, legs, out));
+    };
+    tell(&mut world, &[relay(7)], &[]);
+    world.run_s(2);
+    assert_eq!(world.relays(), [relay(7)]);
+    let (version, asked) = (world.client.version(), world.client.counters().asked);
+    let leg = |ms| FarLeg { relay: relay(7), rtt: Duration::from_millis(ms) };
+    for ms in 0..20 {
+        tell(&mut world, &[relay(7)], &[]);
+        tell(&mut world, &[relay(7)], &[leg(ms)]);
+        tell(&mut world, &[], &[leg(ms), leg(2 * ms)]);
+    }
+    assert_eq!((world.client.version(), world.client.counters().asked), (version, asked));
+    tell(&mut world, &[], &[]);
     assert!(world.relays().is_empty() && world.client.view().is_empty());
 }
 

@@ -49,13 +49,6 @@ pub struct KnowRelay {
     pub source: RelaySource,
 }
 
-/// `source` names no relays any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
-#[rtype(result = "()")]
-pub struct ForgetRelays {
-    pub source: RelaySource,
-}
-
 /// One ticket that a member holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FarLeg {
@@ -64,10 +57,16 @@ pub struct FarLeg {
     pub rtt: Duration,
 }
 
-/// All tickets of all members: relays that pairs can share. Replaces what was said before.
-#[derive(Debug, Clone, PartialEq, Eq, Message)]
+/// What the members say of relays, whole: replaces what was said before, in one step. A relay that is named before and
+/// after must not be forgotten in between.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
-pub struct FarLegs(pub Vec<FarLeg>);
+pub struct MemberRelays {
+    /// Members who serve as relays themselves.
+    pub serving: Vec<SocketAddr>,
+    /// All tickets of all members: relays that pairs can share.
+    pub legs: Vec<FarLeg>,
+}
 
 /// An address, the default route or the mapping has changed, or the machine was asleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]

@@ -300,11 +300,7 @@ impl Node {
                     add_route: self.broadcast.clone().recipient(),
                     remove_route: self.broadcast.clone().recipient(),
                 }),
-                relays: Some(peer::Relays {
-                    forget: self.relay.clone().recipient(),
-                    know: self.relay.clone().recipient(),
-                    far_legs: self.relay.clone().recipient(),
-                }),
+                relays: Some(self.relay.clone().recipient()),
                 events: Some(self.metrics.clone().recipient()),
                 doubt: Some(self.nat.clone().recipient()),
             }))

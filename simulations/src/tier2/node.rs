@@ -302,11 +302,7 @@ impl Machine {
             deliver: tun.clone().recipient(),
             add_route: tun.clone().recipient(),
             remove_route: tun.clone().recipient(),
-            relays: Some(peer::Relays {
-                forget: relay.clone().recipient(),
-                know: relay.clone().recipient(),
-                far_legs: relay.clone().recipient(),
-            }),
+            relays: Some(relay.clone().recipient()),
             broadcast: Some(peer::Broadcast {
                 from_member: broadcast.clone().recipient(),
                 add_route: broadcast.clone().recipient(),
