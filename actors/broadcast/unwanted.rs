@@ -32,7 +32,7 @@ const PORTS: [u16; 20] = [
     57_621, // Spotify
 ];
 
-/// Whether what another machine shouts may cross a bridge: none of [`PORTS`], which a user may not have had in mind, and
+/// Whether what another machine shouts may cross a bridge: none of `PORTS`, which a user may not have had in mind, and
 /// no mDNS or SSDP, whose answers name addresses and ports that are not reached from the other side.
 #[must_use]
 pub fn may_cross(destination: SocketAddrV4, source_port: u16, payload: &[u8]) -> bool {

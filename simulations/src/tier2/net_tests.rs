@@ -182,6 +182,6 @@ fn versions_of_ip_meet_only_their_like() {
     assert_eq!(net.sites[nodes[0]].seen_by(&net.sites[nodes[1]]), None);
     assert!(net.sites[nodes[1]].seen_by(&net.sites[nodes[2]]).is_some_and(|ip| ip.is_ipv6()));
     let to = SocketAddr::new(net.sites[nodes[1]].homes[0].ip, DATA_PORT);
-    assert!(net.send(Duration::ZERO, nodes[0], to, vec![0]).is_none());
-    assert!(net.send(Duration::ZERO, nodes[2], to, vec![0]).is_some());
+    assert!(net.send(Duration::ZERO, nodes[0], DATA_PORT, to, vec![0]).is_none());
+    assert!(net.send(Duration::ZERO, nodes[2], DATA_PORT, to, vec![0]).is_some());
 }

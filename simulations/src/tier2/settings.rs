@@ -174,7 +174,7 @@ impl Settings {
             at -= weight;
             at < 0.0
         });
-        drawn.or(self.mix.last()).map_or(self.nat[node % self.nat.len()], |(kind, _)| *kind)
+        drawn.or_else(|| self.mix.last()).map_or(self.nat[node % self.nat.len()], |(kind, _)| *kind)
     }
 }
 
