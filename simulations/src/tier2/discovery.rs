@@ -214,7 +214,7 @@ impl SimDiscovery {
 
     fn start_link(&mut self, opened: LinkOpened, incoming: Incoming, ctx: &Context<Self>) {
         let Some(links) = &self.links else {
-            actix::spawn(streams::refuse(incoming));
+            streams::refuse(incoming);
             return;
         };
         self.open += 1;

@@ -289,7 +289,7 @@ impl<'a> Script<'a> {
             }
             if step.gap_s > 0.0 {
                 sleep(secs(step.settle_s)).await;
-                self.judge_gaps(step).await;
+                self.judge_gaps(step);
             }
             if step.settle_s > 0.0 && oracle::wait(self, secs(step.settle_s)).await.is_none() {
                 self.fail(format!("after {:?} it did not settle within {} s", step.action, step.settle_s));
@@ -300,7 +300,7 @@ impl<'a> Script<'a> {
     }
 
     /// How long the pairs that are connected have heard nothing of each other.
-    async fn judge_gaps(&mut self, step: &Step) {
+    fn judge_gaps(&mut self, step: &Step) {
         let gaps = world::with(|world| world.game.take_gaps());
         let counted = |node: &usize| self.running.contains_key(node) && !world::with(|it| it.liars.contains(node));
         let mut gaps: Vec<_> = gaps.into_iter().filter(|((a, b), _)| counted(a) && counted(b)).collect();

@@ -194,7 +194,7 @@ pub async fn run(mut incoming: Incoming, opened: LinkOpened, listener: Listener)
 }
 
 /// Nobody listens.
-pub async fn refuse(incoming: Incoming) {
+pub fn refuse(incoming: Incoming) {
     world::try_with(|world| {
         world.streams.close(incoming.link);
         world.streams.remove(incoming.link);
