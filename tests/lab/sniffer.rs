@@ -42,7 +42,10 @@ impl Sniffer {
         let start = Instant::now();
         while found.len() < limit && start.elapsed() < Duration::from_secs(2) {
             let Ok(((packet, _), _)) = recv(&self.0, &mut buffer[..], RecvFlags::empty()) else { break };
-            found.extend(each(packet));
+            // What a host sends to itself is on no way.
+            if packet.get(12..16) != packet.get(16..20) {
+                found.extend(each(packet));
+            }
         }
         found
     }
