@@ -78,8 +78,15 @@ fn forged_and_replayed_datagrams_get_no_packet_in_and_stop_nothing() {
     b.expect_ping(&a);
     b_host.run(&["ping", "-n", "-i", "0.02", "-c", "50", &a.virtual_ip().to_string()]).expect_ok();
     let recorded = sniffer.datagrams_to(DATA_PORT, 500);
-    let kinds = |first: u8| recorded.iter().filter(|datagram| datagram.first() == Some(&first)).count();
-    assert!(kinds(1) + kinds(2) > 0 && kinds(4) >= 50, "a handshake and data were recorded: {} in all", recorded.len());
+    // The first of them may come through a relay, which puts one byte in front.
+    let kind = |datagram: &[u8]| datagram.get(usize::from(datagram.first() == Some(&0x94))).copied();
+    let kinds = |first: u8| recorded.iter().filter(|datagram| kind(datagram) == Some(first)).count();
+    assert!(
+        kinds(1) + kinds(2) > 0 && kinds(4) >= 50,
+        "a handshake and data were recorded: {:?} of {} in all",
+        [1, 2, 3, 4].map(kinds),
+        recorded.len()
+    );
 
     let before = Before::of(&a, "bob");
     let target = SocketAddrV4::new(a_host.address(), DATA_PORT);
