@@ -83,7 +83,6 @@ fn nothing_is_found_in_a_party_that_carries_no_broadcasts() {
 
 /// Each by its own profile, on the host that it runs on and on no other, and only while it runs.
 #[test]
-#[ignore = "run it alone: a process of another test that ends while it is read counts as this machine's"]
 fn running_games_are_noticed_where_they_run() {
     let games = [
         ARMAGETRON,

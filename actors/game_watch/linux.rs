@@ -123,12 +123,14 @@ impl ProcessSource for ProcFs {
     }
 }
 
-/// A container, say. A namespace that may not be looked at counts as this one.
+/// A container, say, or ended. A namespace that may not be looked at counts as this one.
 fn is_elsewhere(folder: &Path, own: Option<Ipv4Addr>) -> bool {
-    // Of this thread: that of the program's first one may be another.
-    let (Ok(here), Ok(there)) = (fs::read_link("/proc/thread-self/ns/net"), fs::read_link(folder.join("ns/net")))
-    else {
-        return false;
+    // Of this thread: that of the program's first one may be another. A kernel without namespaces has none.
+    let Ok(here) = fs::read_link("/proc/thread-self/ns/net") else { return !folder.exists() };
+    let there = match fs::read_link(folder.join("ns/net")) {
+        Ok(there) => there,
+        // A process that has ended, or is a zombie, has no namespace any more: where it was cannot be told.
+        Err(error) => return !unreadable(&error),
     };
     let has_address = |own: Ipv4Addr| {
         let addresses = read_limited(&folder.join("net/fib_trie"), MAX_TABLE).unwrap_or_default();
@@ -136,6 +138,11 @@ fn is_elsewhere(folder: &Path, own: Option<Ipv4Addr>) -> bool {
         String::from_utf8_lossy(&addresses).split_ascii_whitespace().any(|word| word == own)
     };
     here != there && !own.is_some_and(has_address)
+}
+
+/// Forbidden, rather than gone.
+fn unreadable(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
 }
 
 /// `None`: a kernel thread, or ended.
@@ -231,6 +238,41 @@ mod tests {
         let addr = udp.local_addr().unwrap();
         drop(udp);
         assert!(!source.listening(std::process::id(), None).unwrap().contains(&(IpProtocol::Udp, addr)));
-        assert!(source.listening(u32::MAX, None).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_not_of_this_network() {
+        let source = ProcFs::default();
+        assert_eq!(source.listening(u32::MAX, None), None, "there is none");
+        // Nobody has asked for its end yet, so that it is still listed.
+        let mut child = Command::new("true").spawn().map(Ended).unwrap();
+        let pid = child.0.id();
+        let zombie = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ");
+        for _ in 0..2000 {
+            if zombie() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(zombie());
+        assert_eq!(source.listening(pid, None), None);
+        child.0.wait().unwrap();
+        assert_eq!(source.listening(pid, None), None);
+    }
+
+    /// What may not be read is no reason to miss a game: LANrage has fewer rights than some.
+    #[test]
+    fn a_namespace_that_may_not_be_read_counts_as_this_one() {
+        let folder = std::env::temp_dir().join(format!("lanrage-procfs-{}", std::process::id()));
+        fs::create_dir_all(folder.join("7/ns")).unwrap();
+        let here = fs::read_link("/proc/thread-self/ns/net").unwrap();
+        std::os::unix::fs::symlink(here, folder.join("7/ns/net")).unwrap();
+        let source = ProcFs::at(&folder);
+        assert_eq!(source.listening(7, None), Some(Vec::new()), "the same one");
+        fs::remove_file(folder.join("7/ns/net")).unwrap();
+        std::os::unix::fs::symlink("net:[1]", folder.join("7/ns/net")).unwrap();
+        assert_eq!(source.listening(7, None), None, "another one");
+        assert!(!unreadable(&io::ErrorKind::NotFound.into()) && unreadable(&io::ErrorKind::PermissionDenied.into()));
+        fs::remove_dir_all(folder).unwrap();
     }
 }
