@@ -40,13 +40,20 @@ impl<'lab> Match<'lab> {
     /// Wait until the last echoes went by such a way, and all of them were answered.
     #[track_caller]
     fn steady(&self, what: &str, wanted: impl Fn(Way) -> bool) -> Way {
+        let began = Instant::now();
         until(what, PATIENCE, || {
             let start = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
             let recent: Vec<_> = self.stream.echoes().into_iter().filter(|echo| echo.sent >= start).collect();
             let late = recent.iter().rev().skip(5).filter(|echo| echo.answered.is_none()).count();
             match self.meeting.way_now(&self.stream) {
                 Some(way) if wanted(way) && late == 0 && recent.len() > 20 => Ok(way),
-                way => Err(format!("{way:?}, {late} of {} unanswered", recent.len())),
+                way if began.elapsed() < PATIENCE / 2 => Err(format!("{way:?}, {late} of {} unanswered", recent.len())),
+                // What the programs think, for whoever has to find out why.
+                way => {
+                    let nodes = [&self.meeting.a, &self.meeting.b];
+                    let thoughts = nodes.map(|node| format!("{}\n{}", node.json(&["peers"]), node.json(&["status"])));
+                    Err(format!("{way:?}, {late} of {} unanswered\n{}", recent.len(), thoughts.join("\n")))
+                }
             }
         })
     }

@@ -92,8 +92,8 @@ impl StunClient {
     /// Nothing comes in where something should: is the mapping still the same? Asked at once, unless it is being asked.
     pub fn doubt(&mut self, now: Instant) {
         self.watched(|client| {
-            client.v4.doubt(now);
-            client.v6.doubt(now);
+            client.v4.doubt(now, &mut client.rng);
+            client.v6.doubt(now, &mut client.rng);
         });
     }
 

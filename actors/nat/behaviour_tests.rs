@@ -287,6 +287,41 @@ fn a_new_mapping_is_seen_with_the_next_keepalive() {
     assert_eq!(report.nat.mapping, EndpointIndependent);
 }
 
+/// A router that forgets its mappings has as many as before and after: that they differ makes it no symmetric one, whenever
+/// it happens and whoever notices first. What is wrong now stays wrong for five minutes.
+#[test]
+fn a_nat_that_forgets_is_not_taken_for_symmetric() {
+    for servers in [vec![two_ports(1)], vec![two_ports(1), two_ports(2)], vec![full(1), plain(2), plain(3)]] {
+        for filtering in KINDS {
+            for ms in (0..3_000).step_by(60) {
+                for (relay_first, settle) in [(false, 0), (true, 0), (true, 4)] {
+                    let settle = Duration::from_secs(settle);
+                    let nat = behind(EndpointIndependent, filtering, Ports::Counted(7));
+                    let mut run = Run::start(nat, &servers, true);
+                    let relay = servers[0].addr;
+                    for flush in 0..3 {
+                        run.run(settle + Duration::from_millis(ms));
+                        run.nat().flush();
+                        if relay_first {
+                            let seen = run.nat().seen_by(own().port(), relay);
+                            run.client.note_observed(run.world.now, relay, seen, false);
+                        }
+                        for _ in 0..6 {
+                            run.client.doubt(run.world.now);
+                            run.run(Duration::from_millis(500));
+                        }
+                        let seen = run.nat().seen_by(own().port(), relay);
+                        let report = run.client.v4();
+                        let about = (servers.len(), filtering, ms, relay_first, flush);
+                        assert!(!report.nat.mapping.is_symmetric(), "{about:?}");
+                        assert_eq!(report.mapped, Some(seen), "{about:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_restart_forgets_and_asks_at_once() {
     let mut run = Run::start(behind(EndpointIndependent, AddressDependent, Ports::Random), &[plain(1), plain(2)], true);

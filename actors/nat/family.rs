@@ -161,12 +161,31 @@ impl Family {
         self.conclude();
     }
 
-    /// The mapping may be another one now.
-    pub(super) fn doubt(&mut self, now: Instant) {
-        if self.stage == Stage::Done && self.doubted_at.is_none_or(|at| now >= at + DOUBT_EVERY) {
-            self.doubted_at = Some(now);
-            self.keep_at = self.keep_at.map(|at| at.min(now));
+    /// The mapping may be another one now. Once for each round it is asked also in the later stages, which wait seconds for
+    /// what does not come.
+    pub(super) fn doubt(&mut self, now: Instant, rng: &mut StdRng) {
+        if self.doubted_at.is_some_and(|at| now < at + DOUBT_EVERY) {
+            return;
         }
+        match self.stage {
+            Stage::Idle | Stage::Mapped => {}
+            Stage::Filter | Stage::Elsewhere if self.doubted_at.is_some_and(|at| at >= self.round_began) => {}
+            Stage::Filter | Stage::Elsewhere => {
+                self.doubted_at = Some(now);
+                if let Some(server) = self.nearest() {
+                    self.questions.start(now, rng, Ask::Mapped, server, server);
+                }
+            }
+            Stage::Done => {
+                self.doubted_at = Some(now);
+                self.keep_at = self.keep_at.map(|at| at.min(now));
+            }
+        }
+    }
+
+    fn nearest(&self) -> Option<SocketAddr> {
+        let answered = |known: &Known| Some((known.answer?.rtt.unwrap_or(Duration::MAX), known.server.addr));
+        self.servers.iter().filter_map(answered).min().map(|(_, server)| server)
     }
 
     fn begin_round(&mut self, now: Instant, rng: &mut StdRng) {
@@ -194,8 +213,9 @@ impl Family {
     ) {
         if usable_addr(&mapped) && mapped.is_ipv4() == server.is_ipv4() {
             let said = self.told.iter().find(|(it, _)| it.asked == server).map(|(it, _)| it.mapped);
-            if self.stage == Stage::Done && said.is_some_and(|said| said != mapped) {
-                // It may lie: the servers are asked, and theirs stand until they have answered.
+            if self.stage != Stage::Idle && said.is_some_and(|said| said != mapped) {
+                // It may lie: the servers are asked, and theirs stand until they have answered. In the middle of a round
+                // too: what has been answered is of before, what comes would be of after, and no NAT looks like that.
                 self.begin_round(now, rng);
             }
             let before = self.told.iter().find(|(it, _)| it.asked == server && it.mapped == mapped);
@@ -327,13 +347,17 @@ impl Family {
                     order: same.map_or(order, |before| before.order),
                     ..answer
                 });
-                if let Some(before) = before.filter(|before| done && before.mapped != answer.mapped) {
+                if let Some(before) = before.filter(|before| before.mapped != answer.mapped) {
                     // The mapping ended, or another way out is used: what was known may not hold.
-                    self.told.clear();
-                    for known in &mut self.servers {
-                        known.answer.take_if(|it| it.mapped == before.mapped);
+                    if self.stage == Stage::Mapped {
+                        self.told.retain(|(_, at)| *at >= self.round_began);
+                    } else {
+                        self.told.clear();
+                        for known in &mut self.servers {
+                            known.answer.take_if(|it| it.mapped == before.mapped);
+                        }
+                        self.begin_round(now, rng);
                     }
-                    self.begin_round(now, rng);
                 } else if done {
                     self.keep_at = Some(now + jittered(KEEPALIVE, rng));
                 }
@@ -451,13 +475,8 @@ impl Family {
 
     fn keep_alive(&mut self, now: Instant, rng: &mut StdRng) {
         self.keep_at = None;
-        let nearest = self
-            .servers
-            .iter()
-            .filter_map(|known| Some((known.answer?.rtt.unwrap_or(Duration::MAX), known.server.addr)))
-            .min();
-        match nearest {
-            Some((_, server)) if now < self.refresh_at => self.questions.start(now, rng, Ask::Mapped, server, server),
+        match self.nearest() {
+            Some(server) if now < self.refresh_at => self.questions.start(now, rng, Ask::Mapped, server, server),
             _ => self.begin_round(now, rng),
         }
     }

@@ -51,6 +51,11 @@ impl ModelNat {
         self.next = self.next.wrapping_mul(31).max(2000);
     }
 
+    /// How `to` sees the socket, which sends there.
+    pub(super) fn seen_by(&mut self, own_port: u16, to: SocketAddr) -> SocketAddr {
+        self.out(own_port, to)
+    }
+
     /// The port of the last mapping, where they are counted.
     pub(super) fn maps_made(&self) -> u16 {
         self.next

@@ -15,6 +15,9 @@ pub const SOCKETS: u16 = 256;
 const PATIENCE: Duration = Duration::from_millis(700);
 /// A hundred a second: more trips flood guards of home routers.
 const PACE: Duration = Duration::from_millis(10);
+/// What a timer that fires late may make up for at once: on a busy machine every timer does, and the other side's mappings
+/// do not wait.
+const CATCH_UP: Duration = Duration::from_millis(50);
 /// Ports tried by the other side, each once.
 const MAX_PORTS: u32 = 2_048;
 /// The sockets stay this long: the other side may start later, and takes 20 s for all its ports.
@@ -101,10 +104,25 @@ impl Birthday {
     /// What both sides say of themselves now.
     pub fn set_contacts(&mut self, own: &Contact, peer: &Contact, requests: &mut Vec<PunchRequest>) {
         let role = role(own, peer);
-        if role != self.role {
-            self.role = role;
+        if role == self.role {
+            return;
+        }
+        // Another last port of a NAT that gives random ones: an attempt under way is as good as before.
+        let same_ports = match (&self.role, &role) {
+            (Some(Role::Probe { ips, .. }), Some(Role::Probe { ips: now, predicted })) => {
+                ips == now && predicted.is_empty()
+            }
+            _ => false,
+        };
+        self.role = role;
+        if !same_ports {
             self.stop(State::Idle { since: None }, requests);
         }
+    }
+
+    /// When the next one is due after one that was due at `due`.
+    fn paced(now: Instant, due: Instant) -> Instant {
+        (due + PACE).max(now.checked_sub(CATCH_UP).unwrap_or(now))
     }
 
     /// `seed` decides in which order ports are tried.
@@ -159,40 +177,37 @@ impl Birthday {
             State::Opened { until, .. } if now >= *until => self.stop(State::Resting { until: now + REST }, requests),
             State::Opened { sockets, sent, next, .. } => {
                 let Role::Open { targets } = role else { return };
-                if now < *next {
-                    return;
-                }
                 let (count, of) = (u32::from(sockets.count).max(1), targets.len().max(1) as u32);
-                let (socket, target) = (*sent / of % count, *sent % of);
-                *sent += 1;
-                let round_over = (*sent).is_multiple_of(count * of);
-                *next = now + PACE;
-                if round_over {
-                    *next = (now + REFRESH.saturating_sub(PACE * count * of)).max(*next);
-                }
-                if let Some(addr) = targets.get(target as usize) {
-                    let local = LocalSocket(sockets.first.0.saturating_add(u16::try_from(socket).unwrap_or(0)));
-                    pings.push(Endpoint { local, ..Endpoint::direct(*addr) });
+                while *next <= now {
+                    let (socket, target) = (*sent / of % count, *sent % of);
+                    *sent += 1;
+                    let round_over = (*sent).is_multiple_of(count * of);
+                    *next = Self::paced(now, *next);
+                    if round_over {
+                        *next = (now + REFRESH.saturating_sub(PACE * count * of)).max(*next);
+                    }
+                    if let Some(addr) = targets.get(target as usize) {
+                        let local = LocalSocket(sockets.first.0.saturating_add(u16::try_from(socket).unwrap_or(0)));
+                        pings.push(Endpoint { local, ..Endpoint::direct(*addr) });
+                    }
                 }
             }
             State::Probing { start, step, tried, next } => {
                 let Role::Probe { ips, predicted } = role else { return };
-                if now < *next {
-                    return;
+                while *next <= now && *tried < MAX_PORTS {
+                    *next = Self::paced(now, *next);
+                    let port = predicted.get(*tried as usize).copied().unwrap_or_else(|| {
+                        let at = tried.saturating_sub(predicted.len() as u32);
+                        let port = FIRST_PORT + (*start + at * *step) % PORTS;
+                        u16::try_from(port).unwrap_or(u16::MAX)
+                    });
+                    let ip = ips.get(*tried as usize % ips.len().max(1));
+                    *tried += 1;
+                    pings.extend(ip.map(|ip| Endpoint::direct(SocketAddr::new(*ip, port))));
                 }
-                if *tried >= MAX_PORTS {
+                if *next <= now && *tried >= MAX_PORTS {
                     self.stop(State::Resting { until: now + REST }, requests);
-                    return;
                 }
-                *next = now + PACE;
-                let port = predicted.get(*tried as usize).copied().unwrap_or_else(|| {
-                    let at = tried.saturating_sub(predicted.len() as u32);
-                    let port = FIRST_PORT + (*start + at * *step) % PORTS;
-                    u16::try_from(port).unwrap_or(u16::MAX)
-                });
-                let ip = ips.get(*tried as usize % ips.len().max(1));
-                *tried += 1;
-                pings.extend(ip.map(|ip| Endpoint::direct(SocketAddr::new(*ip, port))));
             }
         }
     }

@@ -84,6 +84,43 @@ fn ports_are_tried_once_each_at_the_pace_and_then_no_more() {
     assert!(run.pings.len() <= 3 * MAX_PORTS as usize, "{}", run.pings.len());
 }
 
+/// Timers of a busy machine fire late: the pace holds on average, and no more than a few go out at once.
+#[test]
+fn a_timer_that_fires_late_does_not_slow_it_down() {
+    for late in [3, 17, 40] {
+        let mut run = Run::new(&restricted(), &symmetric());
+        run.run(Duration::from_millis(701), NONE);
+        let (start, mut most) = (run.now, 0);
+        while run.now < start + Duration::from_secs(4) {
+            run.now = run.now.max(run.birthday.poll_timeout().unwrap().0) + Duration::from_millis(late);
+            let before = run.pings.len();
+            run.birthday.tick(run.now, NONE, || 7, &mut run.pings, &mut run.requests);
+            most = most.max(run.pings.len() - before);
+        }
+        assert!((390..=405).contains(&run.pings.len()) && most <= 7, "{late}: {} {most}", run.pings.len());
+    }
+    // After a long stop what was missed is not made up for.
+    let mut run = Run::new(&restricted(), &symmetric());
+    run.run(Duration::from_secs(1), NONE);
+    let before = run.pings.len();
+    run.now += Duration::from_secs(5);
+    run.birthday.tick(run.now, NONE, || 7, &mut run.pings, &mut run.requests);
+    assert!(run.pings.len() - before <= 7, "{}", run.pings.len() - before);
+}
+
+/// Each server shows another port of such a NAT; that is no other place to look.
+#[test]
+fn another_last_port_of_the_peer_does_not_begin_it_anew() {
+    let mut run = Run::new(&restricted(), &symmetric());
+    for n in 0..20 {
+        let mut peer = symmetric();
+        peer.candidates[0].addr.set_port(5_000 + n);
+        run.birthday.set_contacts(&restricted(), &peer, &mut run.requests);
+        run.run(Duration::from_secs(1), NONE);
+    }
+    assert!((1_900..=1_935).contains(&run.pings.len()), "{}", run.pings.len());
+}
+
 #[test]
 fn sockets_are_opened_refreshed_and_closed() {
     let mut run = Run::new(&symmetric(), &restricted());

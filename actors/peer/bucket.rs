@@ -26,7 +26,13 @@ impl Bucket {
     }
 
     pub fn take(&mut self, now: Instant) -> bool {
-        if self.free_at(now) > now {
+        self.take_above(now, 0)
+    }
+
+    /// Takes one if `reserve` are left after it.
+    pub fn take_above(&mut self, now: Instant, reserve: u32) -> bool {
+        let all_but_reserve = Self { burst: self.burst.saturating_sub(reserve), ..*self };
+        if all_but_reserve.free_at(now) > now {
             return false;
         }
         self.full_at = Some(self.full_at.map_or(now, |at| at.max(now)) + self.each);
@@ -46,6 +52,9 @@ mod tests {
         assert_eq!(bucket.free_at(start), start + Duration::from_millis(100));
         let taken = (0..1000).filter(|ms| bucket.take(start + Duration::from_millis(*ms))).count();
         assert_eq!(taken, 9);
+        let mut bucket = Bucket::new(5, Duration::from_millis(100));
+        assert_eq!((0..20).filter(|_| bucket.take_above(start, 2)).count(), 3);
+        assert_eq!((0..20).filter(|_| bucket.take(start)).count(), 2, "the reserve");
         let later = start + Duration::from_secs(60);
         assert_eq!((0..20).filter(|_| bucket.take(later)).count(), 5);
     }

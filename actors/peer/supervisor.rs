@@ -178,7 +178,7 @@ impl PeerSupervisor {
             first_ping_id(unix_ms()),
             self.rng.random(),
         )
-        .with_contact(self.contact.clone());
+        .with_contact(now(), self.contact.clone());
         machine.set_range(self.range);
         let route = PeerRoute { index, probe_tag: machine.probe_tag(), wg_key: spec.wg_key };
         let died = Died { node, incarnation: self.incarnations };
@@ -284,10 +284,14 @@ impl PeerSupervisor {
     /// The relays that members are, and those that they hold tickets of.
     fn tell_relays(&mut self, ctx: &mut Context<Self>) {
         let Some(relays) = self.links.as_ref().and_then(|links| links.relays.clone()) else { return };
-        let serving: BTreeSet<SocketAddr> = self.peers.values().filter_map(|peer| peer.spec.contact.serves).collect();
+        // This machine is no relay for itself, though others may hold its tickets.
+        let other = |addr: &SocketAddr| !self.contact.is_at(addr);
+        let serving = self.peers.values().filter_map(|peer| peer.spec.contact.serves);
+        let serving: BTreeSet<SocketAddr> = serving.filter(other).collect();
         let leg =
             |ticket: &Ticket| FarLeg { relay: ticket.relay, rtt: Duration::from_micros(u64::from(ticket.rtt) * 100) };
-        let legs = self.peers.values().flat_map(|peer| peer.spec.contact.tickets.iter().map(leg)).collect();
+        let tickets = self.peers.values().flat_map(|peer| &peer.spec.contact.tickets);
+        let legs = tickets.filter(|it| other(&it.relay)).map(leg).collect();
         let news = MemberRelays { serving: serving.into_iter().collect(), legs };
         if self.relays_told.as_ref() == Some(&news) {
             return;
@@ -472,6 +476,8 @@ impl Handler<OwnContact> for PeerSupervisor {
         for node in self.peers.keys().copied().collect::<Vec<_>>() {
             self.tell_contact(node, ctx);
         }
+        // Its own service is not among the relays of the members.
+        self.tell_relays(ctx);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which relays this machine can be reached through: asks them all, keeps tickets of the best.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -290,7 +290,7 @@ impl RelayClient {
     }
 
     fn choose(&mut self, now: Instant) {
-        let mut chosen: Vec<SocketAddr> = Vec::with_capacity(MAX_TICKETS);
+        let mut chosen: Vec<IpAddr> = Vec::with_capacity(MAX_TICKETS);
         let mut kept = [false; MAX_RELAYS];
         for (room, shared) in [(NEAREST, false), (SHARED, true)] {
             let mut ranked: Vec<_> = self
@@ -308,8 +308,9 @@ impl RelayClient {
             ranked.sort_unstable();
             let limit = chosen.len() + room;
             for (_, at, addr) in ranked {
-                if chosen.len() < limit && !chosen.contains(&addr) {
-                    chosen.push(addr);
+                // What differs in the port only is one machine: when it goes, both go.
+                if chosen.len() < limit && !chosen.contains(&addr.ip()) {
+                    chosen.push(addr.ip());
                     if let Some(slot) = kept.get_mut(at) {
                         *slot = true;
                     }

@@ -238,6 +238,19 @@ fn relays_that_others_hold_are_kept_by_the_sum_of_both_legs() {
     assert_eq!(world.relays(), [relay(1), relay(2)], "which others name too");
 }
 
+#[test]
+fn two_ports_of_one_machine_are_one_relay() {
+    let mut world = World::new(&[(1, 10), (2, 40)]);
+    let other_port = SocketAddr::new(relay(1).ip(), 9);
+    world.rtt.insert(other_port, 20);
+    world.act(|client, now, out| client.know(now, other_port, other_port, Dht, out));
+    world.run_s(2);
+    assert_eq!(world.relays(), [relay(1), relay(2)]);
+    world.rtt.remove(&relay(1));
+    world.run_s(30);
+    assert_eq!(world.relays(), [other_port, relay(2)], "in its place");
+}
+
 /// What one member tells changes what the others tell, so nothing may go and come back meanwhile.
 #[test]
 fn a_relay_that_members_go_on_naming_is_not_forgotten_in_between() {

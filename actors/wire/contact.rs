@@ -139,6 +139,12 @@ impl Contact {
         before.tickets.iter().any(|old| self.tickets.iter().any(|it| it.relay == old.relay && it.token != old.token))
     }
 
+    /// Whether the data socket of the machine that says this is there.
+    #[must_use]
+    pub fn is_at(&self, addr: &SocketAddr) -> bool {
+        self.serves == Some(*addr) || self.candidates.iter().any(|it| it.addr == *addr)
+    }
+
     /// With what cannot be sent to left out, and no more of anything than is allowed.
     #[must_use]
     pub fn bounded(mut self) -> Self {

@@ -69,7 +69,7 @@ impl PeerMachine {
     pub(super) fn contact_changed(&mut self, now: Instant) {
         let contact = self.offers.merged(&self.spec.contact);
         self.paths.set_networks(&self.networks, self.own_contact.nat.udp_blocked || contact.nat.udp_blocked);
-        self.paths.set_contact(now, &contact, &self.networks);
+        self.paths.set_contact(now, &contact, &self.own_contact, &self.networks);
         self.paths.restart_probing(now);
         self.peer_contact = contact;
         self.birthday.set_contacts(&self.own_contact, &self.peer_contact, &mut self.punch_requests);

@@ -140,7 +140,7 @@ impl PeerMachine {
         let mut rng = StdRng::from_seed(seed);
         let mut paths = Paths::new(first_ping);
         paths.set_networks(&networks, spec.contact.nat.udp_blocked);
-        paths.set_contact(now, &spec.contact, &networks);
+        paths.set_contact(now, &spec.contact, &Contact::default(), &networks);
         Self {
             tunnel: Tunnel::new(now, own.wg_secret.clone(), spec.wg_key, spec.psk.clone(), index, own.node < spec.node),
             keys: ProbeKeys::new(&own.wg_secret, spec.wg_key, &spec.psk),
@@ -170,8 +170,9 @@ impl PeerMachine {
 
     /// As `set_contact`, before anything is sent.
     #[must_use]
-    pub fn with_contact(mut self, contact: Contact) -> Self {
+    pub fn with_contact(mut self, now: Instant, contact: Contact) -> Self {
         self.own_contact = contact;
+        self.paths.set_contact(now, &self.peer_contact, &self.own_contact, &self.networks);
         self.paths.set_networks(&self.networks, self.own_contact.nat.udp_blocked || self.peer_contact.nat.udp_blocked);
         self
     }

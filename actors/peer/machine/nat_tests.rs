@@ -122,7 +122,7 @@ impl World {
             let peer = PeerSpec { contact: contacts[2 - usize::from(n)].clone(), ..spec(3 - n, peer_ip, 7, &[]) };
             let seed = [n ^ seed as u8; 32];
             PeerMachine::new(now, &identity(n), ip, peer, LocalNetworks::default(), index, 1, seed)
-                .with_contact(contacts[usize::from(n) - 1].clone())
+                .with_contact(now, contacts[usize::from(n) - 1].clone())
         };
         let machines = [machine(1, IP_A, IP_B, 11), machine(2, IP_B, IP_A, 22)];
         let mut nats = nats.into_iter();

@@ -98,16 +98,17 @@ impl Paths {
         self.relays != RelayPolicy::Never || !path.is_relayed()
     }
 
-    /// How the member can be reached now. Paths that it no longer names go, unless they are live.
-    pub fn set_contact(&mut self, now: Instant, contact: &Contact, networks: &LocalNetworks) {
+    /// How the member can be reached now. Paths that it no longer names go, unless they are live. `own`: where this machine
+    /// is itself; it is no relay for what it sends.
+    pub fn set_contact(&mut self, now: Instant, contact: &Contact, own: &Contact, networks: &LocalNetworks) {
         let told =
             contact.candidates.iter().map(|it| (Way::straight(Endpoint::direct(it.addr)), Origin::from(it.kind)));
-        let relayed =
-            contact.tickets.iter().map(|it| (Way::relayed(Endpoint::relayed(it.relay), it.token), Origin::Relay));
+        let others = contact.tickets.iter().filter(|it| !own.is_at(&it.relay));
+        let relayed = others.map(|it| (Way::relayed(Endpoint::relayed(it.relay), it.token), Origin::Relay));
         let named: Vec<(Way, Origin)> = told.chain(relayed).collect();
         self.retain(|path| {
             path.origin == Origin::PeerReflexive
-                || path.live()
+                || (path.live() && !(path.is_relayed() && own.is_at(&path.addr())))
                 || named.iter().any(|(way, _)| way.to() == path.endpoint())
         });
         for (way, origin) in named {
@@ -311,7 +312,11 @@ impl Paths {
             let matching = if from.relayed { path.is_relayed() } else { path.endpoint() == from };
             matching && path.is_waiting_for(id)
         })?;
-        let rtt = self.paths.get_mut(index)?.on_pong(now, id)?;
+        let path = self.paths.get_mut(index)?;
+        let rtt = path.on_pong(now, id)?;
+        if !path.is_relayed() {
+            self.allowance.answered(now, path.addr().ip());
+        }
         self.on_life(index);
         Some(rtt)
     }
@@ -426,10 +431,20 @@ impl Paths {
         }
     }
 
-    /// One of the best relays.
+    /// By one of the best relays. What differs in the port only is one relay: with it both would be gone.
     fn is_warm(&self, path: &Path) -> bool {
-        let better = |it: &&Path| it.is_relayed() && it.live() && it.rtt() < path.rtt();
-        path.is_relayed() && self.paths.iter().filter(better).count() < WARM_RELAYS
+        let better = |it: &&Path| it.is_relayed() && it.live() && (it.rtt(), it.addr()) < (path.rtt(), path.addr());
+        let mut machines = [None; WARM_RELAYS];
+        for ip in self.paths.iter().filter(better).map(|it| it.addr().ip()) {
+            if ip == path.addr().ip() {
+                return false;
+            }
+            if !machines.contains(&Some(ip)) {
+                let Some(free) = machines.iter_mut().find(|it| it.is_none()) else { return false };
+                *free = Some(ip);
+            }
+        }
+        path.is_relayed() && machines.contains(&None)
     }
 }
 

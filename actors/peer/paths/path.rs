@@ -37,7 +37,10 @@ pub(super) struct Path {
     /// Newest first: bit set for a probe that was lost.
     lost: u64,
     known: u32,
+    /// Since it last lived, or was to be tried anew.
     pub(super) sent: u32,
+    /// Since it was named.
+    pub(super) asked: u32,
     pub(super) unanswered: u32,
     pub(super) answered: bool,
     /// See `PathQuality::failing`.
@@ -59,6 +62,7 @@ impl Path {
             lost: 0,
             known: 0,
             sent: 0,
+            asked: 0,
             unanswered: 0,
             answered: false,
             failing: false,
@@ -211,6 +215,7 @@ impl Path {
             }
         }
         self.sent = self.sent.saturating_add(1);
+        self.asked = self.asked.saturating_add(1);
         self.unanswered = self.unanswered.saturating_add(1);
         self.outstanding.rotate_right(1);
         self.outstanding[0] = Some((id, now));

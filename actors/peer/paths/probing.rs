@@ -40,6 +40,13 @@ const SILENT_EACH: Duration = Duration::from_millis(50);
 /// The same to one IP address (all ports): 40 at once, then 30 a minute.
 const ADDRESS_BURST: u32 = 40;
 const ADDRESS_EACH: Duration = Duration::from_secs(2);
+/// Of those, so many are for paths that have not been asked `FRESH_PROBES` times yet: where a member was must not use up
+/// what is needed to find where it is.
+const ADDRESS_FOR_FRESH: u32 = 12;
+pub(super) const FRESH_PROBES: u32 = 6;
+/// An address where something answers has its 40 anew, this often: nobody is there who has not agreed, and a NAT that gives
+/// another port is no reason to look for it slowly.
+const ADDRESS_ANEW: Duration = Duration::from_secs(5);
 /// Addresses remembered; with more the one that was asked longest ago is forgotten, and the peer's bound holds alone.
 const ADDRESSES: usize = 64;
 
@@ -57,8 +64,16 @@ pub(super) fn silent_interval(sent: u32) -> Duration {
 #[derive(Debug)]
 pub(super) struct Allowance {
     total: Bucket,
-    addresses: Vec<(IpAddr, Instant, Bucket)>,
+    addresses: Vec<Address>,
     pub(super) refused: u64,
+}
+
+#[derive(Debug)]
+struct Address {
+    ip: IpAddr,
+    asked: Instant,
+    bucket: Bucket,
+    anew_at: Option<Instant>,
 }
 
 impl Default for Allowance {
@@ -73,19 +88,34 @@ impl Allowance {
             return true;
         }
         let ip = path.addr().ip();
-        let found = self.addresses.iter().position(|(known, ..)| *known == ip).unwrap_or_else(|| {
+        self.address(now, ip).asked = now;
+        let reserve = if path.asked < FRESH_PROBES { 0 } else { ADDRESS_FOR_FRESH };
+        let allowed = self.total.free_at(now) <= now
+            && self.address(now, ip).bucket.take_above(now, reserve)
+            && self.total.take(now);
+        self.refused += u64::from(!allowed);
+        allowed
+    }
+
+    /// Something there has answered a probe.
+    pub(super) fn answered(&mut self, now: Instant, ip: IpAddr) {
+        let address = self.address(now, ip);
+        if address.anew_at.is_none_or(|at| now >= at + ADDRESS_ANEW) {
+            (address.anew_at, address.bucket) = (Some(now), Bucket::new(ADDRESS_BURST, ADDRESS_EACH));
+        }
+    }
+
+    fn address(&mut self, now: Instant, ip: IpAddr) -> &mut Address {
+        let found = self.addresses.iter().position(|known| known.ip == ip).unwrap_or_else(|| {
             if self.addresses.len() >= ADDRESSES
-                && let Some(oldest) = (0..self.addresses.len()).min_by_key(|at| self.addresses[*at].1)
+                && let Some(oldest) = (0..self.addresses.len()).min_by_key(|at| self.addresses[*at].asked)
             {
                 self.addresses.swap_remove(oldest);
             }
-            self.addresses.push((ip, now, Bucket::new(ADDRESS_BURST, ADDRESS_EACH)));
+            let bucket = Bucket::new(ADDRESS_BURST, ADDRESS_EACH);
+            self.addresses.push(Address { ip, asked: now, bucket, anew_at: None });
             self.addresses.len() - 1
         });
-        let (_, asked, bucket) = &mut self.addresses[found];
-        *asked = now;
-        let allowed = self.total.free_at(now) <= now && bucket.take(now) && self.total.take(now);
-        self.refused += u64::from(!allowed);
-        allowed
+        &mut self.addresses[found]
     }
 }

@@ -42,7 +42,7 @@ impl Sim {
     fn with_relays(candidates: &[SocketAddr], relays: &[u8]) -> Self {
         let now = Instant::now();
         let mut paths = Paths::new(0);
-        paths.set_contact(now, &contact(candidates, relays), &LocalNetworks::default());
+        paths.set_contact(now, &contact(candidates, relays), &Contact::default(), &LocalNetworks::default());
         Self { paths, now, probes: Vec::new(), pending: Vec::new() }
     }
 
@@ -215,7 +215,7 @@ fn a_crowd_of_old_guesses_does_not_keep_new_candidates_out() {
     assert_eq!(sim.paths.paths.len(), MAX_PATHS);
     let until = sim.now + Duration::from_secs(60);
     sim.run(until, |_| None);
-    sim.paths.set_contact(sim.now, &contact(&[endpoint(1), endpoint(2)], &[]), &networks);
+    sim.paths.set_contact(sim.now, &contact(&[endpoint(1), endpoint(2)], &[]), &Contact::default(), &networks);
     let until = sim.now + Duration::from_secs(1);
     sim.run(until, |to| (to == endpoint(2)).then_some(Duration::from_millis(1)));
     assert_eq!(in_use(&sim.paths), Some(endpoint(2)));
@@ -226,7 +226,7 @@ fn candidates_that_are_gone_go_unless_live() {
     let mut sim = Sim::new(&[endpoint(1), endpoint(2)]);
     let start = sim.now;
     sim.run(start + Duration::from_secs(1), |to| (to == endpoint(1)).then_some(Duration::from_millis(1)));
-    sim.paths.set_contact(sim.now, &contact(&[endpoint(3)], &[]), &LocalNetworks::default());
+    sim.paths.set_contact(sim.now, &contact(&[endpoint(3)], &[]), &Contact::default(), &LocalNetworks::default());
     let left: Vec<_> = sim.paths.candidates().iter().map(|c| c.endpoint).collect();
     assert_eq!(left, [endpoint(1), endpoint(3)]);
     assert_eq!(in_use(&sim.paths), Some(endpoint(1)));
@@ -288,7 +288,7 @@ fn a_new_token_keeps_what_is_known_of_the_path() {
     let until = sim.now + Duration::from_secs(1);
     sim.run(until, |_| Some(Duration::from_millis(5)));
     let renewed = Contact { tickets: vec![ticket(1, 9)], ..Contact::default() };
-    sim.paths.set_contact(sim.now, &renewed, &LocalNetworks::default());
+    sim.paths.set_contact(sim.now, &renewed, &Contact::default(), &LocalNetworks::default());
     let (way, _) = sim.paths.selected().unwrap();
     assert_eq!(way, Way::relayed(Endpoint::relayed(relay(1)), RelayToken::new([9; 50])));
     assert_eq!(sim.paths.rtt(), Some(Duration::from_millis(5)));
@@ -390,7 +390,7 @@ fn lists_of_others_addresses_make_no_flood() {
             (0..8).map(|n| SocketAddr::new(victim.into(), 1_000 + round % 5_000 * 8 + n)).collect();
         let others = (0..8u16).map(|n| SocketAddr::from(([198, 51, round as u8, n as u8], 7)));
         let named: Vec<SocketAddr> = ports.into_iter().chain(others).collect();
-        sim.paths.set_contact(sim.now, &contact(&named, &[]), &LocalNetworks::default());
+        sim.paths.set_contact(sim.now, &contact(&named, &[]), &Contact::default(), &LocalNetworks::default());
         sim.paths.restart_probing(sim.now);
         let until = sim.now + Duration::from_millis(100);
         all += sim.run(until, |to| {
@@ -405,6 +405,93 @@ fn lists_of_others_addresses_make_no_flood() {
     }
     assert!((20..=71).contains(&worst) && worst_all <= 96 + 1_201, "{worst} {worst_all}");
     assert!(sim.paths.refused_probes() > 1_000);
+}
+
+/// A NAT that forgot gives another port each time. Where the member was must not use up the probes to where it is.
+#[test]
+fn a_new_port_is_asked_at_once_whatever_the_old_ones_have_cost() {
+    let mut sim = Sim::with_relays(&[], &[1]);
+    let at = |port: u16| SocketAddr::from(([203, 0, 113, 7], port));
+    let answer = |to: SocketAddr, open: Option<SocketAddr>| {
+        (to == relay(1) || Some(to) == open).then_some(Duration::from_millis(5))
+    };
+    let mut named: Vec<SocketAddr> = Vec::new();
+    for port in 1..=12 {
+        // What it has told, and what comes from it by other ways: the last four are tried.
+        named.push(at(port));
+        named.drain(..named.len().saturating_sub(4));
+        sim.paths.set_contact(sim.now, &contact(&named, &[1]), &Contact::default(), &LocalNetworks::default());
+        let until = sim.now + Duration::from_millis(300);
+        sim.run(until, |to| answer(to, Some(at(port))));
+        assert_eq!(in_use(&sim.paths), Some(at(port)));
+        // It is gone, and several things say so.
+        for _ in 0..4 {
+            sim.paths.on_sent(sim.now);
+            sim.paths.restart_probing(sim.now);
+            let until = sim.now + Duration::from_millis(400);
+            sim.run(until, |to| answer(to, None));
+        }
+    }
+    assert!(sim.paths.refused_probes() > 0, "the old ones have cost too much");
+}
+
+#[test]
+fn this_machine_is_no_relay_for_what_it_sends() {
+    let own = |serves| Contact { serves, ..Contact::of_hosts([endpoint(9)]) };
+    let told = contact(&[endpoint(1)], &[1, 2]);
+    let mut sim = Sim::with_relays(&[endpoint(1)], &[1, 2]);
+    let until = sim.now + Duration::from_secs(1);
+    sim.run(until, |_| Some(Duration::from_millis(5)));
+    let relays = |paths: &Paths| {
+        let all = paths.candidates();
+        all.iter().filter(|it| it.kind == PathKind::Relay).map(|it| it.endpoint).collect::<Vec<_>>()
+    };
+    assert_eq!(relays(&sim.paths), [relay(1), relay(2)]);
+    // It serves since a moment ago; the path lived.
+    sim.paths.set_contact(sim.now, &told, &own(Some(relay(2))), &LocalNetworks::default());
+    assert_eq!(relays(&sim.paths), [relay(1)]);
+    let by_port = Contact::of_hosts([relay(1)]);
+    sim.paths.set_contact(sim.now, &told, &by_port, &LocalNetworks::default());
+    assert_eq!(relays(&sim.paths), [relay(2)], "by whatever name");
+    let until = sim.now + Duration::from_secs(30);
+    sim.run(until, |to| {
+        assert_ne!(to, relay(1), "nothing is sent to itself");
+        Some(Duration::from_millis(5))
+    });
+}
+
+/// Two ports of one machine go together when it goes.
+#[test]
+fn the_relays_kept_warm_are_two_machines() {
+    let mut sim = Sim::new(&[endpoint(1)]);
+    let ms = Duration::from_millis;
+    let other_port = SocketAddr::new(relay(1).ip(), 5001);
+    let mut told = contact(&[endpoint(1)], &[1, 2, 3]);
+    told.tickets.push(Ticket { relay: other_port, ..ticket(1, 8) });
+    sim.paths.set_contact(sim.now, &told, &Contact::default(), &LocalNetworks::default());
+    let asked = std::cell::RefCell::new(std::collections::BTreeMap::<SocketAddr, usize>::new());
+    let rtt = |to: SocketAddr| {
+        *asked.borrow_mut().entry(to).or_default() += 1;
+        Some(match to {
+            to if to == endpoint(1) => ms(5),
+            to if to == relay(1) => ms(10),
+            to if to == other_port => ms(11),
+            to if to == relay(2) => ms(30),
+            _ => ms(40),
+        })
+    };
+    let until = sim.now + ms(500);
+    sim.run(until, rtt);
+    asked.borrow_mut().clear();
+    for _ in 0..200 {
+        sim.paths.on_sent(sim.now);
+        sim.paths.on_received(sim.now, Endpoint::direct(endpoint(1)));
+        let until = sim.now + ms(100);
+        sim.run(until, rtt);
+    }
+    let count = |to| asked.borrow()[&to];
+    assert!(count(relay(1)) >= 17 && count(relay(2)) >= 17, "{asked:?}");
+    assert!(count(other_port) <= 5 && count(relay(3)) <= 5, "{asked:?}");
 }
 
 #[test]
