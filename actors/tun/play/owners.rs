@@ -12,6 +12,9 @@ use crate::wire::ip::{ICMP, Ipv4Packet, TCP, UDP};
 const GENERATION_ENTRIES: usize = 4096;
 /// An entry that nothing touched is forgotten after one to two of these. TCP keepalives of games come more often.
 const GENERATION: Duration = Duration::from_secs(300);
+/// What the system has not sent for so long is a namespace's that listens: games say more. A server that ended outside and
+/// was started again inside would not hear the friends it had.
+const QUIET: Duration = Duration::from_secs(10);
 /// Listening ports that are kept for one namespace and protocol.
 pub(super) const MAX_LISTENING: usize = 1024;
 
@@ -32,6 +35,12 @@ struct Flow {
     protocol: u8,
     local: u16,
     remote: (Ipv4Addr, u16),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    side: Side,
+    at: Instant,
 }
 
 /// Two generations: what is used moves to the young one, the old one is dropped as a whole. Bounded in entries and time
@@ -82,7 +91,7 @@ impl<K: Hash + Eq, V: Copy> Recent<K, V> {
 /// Learns from what goes out, and from the listening sockets that the namespaces tell of.
 #[derive(Debug, Default)]
 pub(in crate::tun) struct Owners {
-    flows: Recent<Flow, Side>,
+    flows: Recent<Flow, Sent>,
     /// UDP ports that a namespace sent from: an answer may come from another port or machine.
     senders: Recent<u16, PlayId>,
     /// (protocol, port).
@@ -93,7 +102,7 @@ impl Owners {
     /// `side` sent this packet.
     pub(in crate::tun) fn sent(&mut self, packet: &Ipv4Packet<'_>, side: Side, now: Instant) {
         let Some(flow) = outgoing(packet) else { return };
-        self.flows.put(flow, side, now);
+        self.flows.put(flow, Sent { side, at: now }, now);
         if let Side::Play(id) = side
             && flow.protocol == UDP
         {
@@ -112,7 +121,7 @@ impl Owners {
     }
 
     pub(in crate::tun) fn forget(&mut self, id: PlayId) {
-        self.flows.retain(|side| *side != Side::Play(id));
+        self.flows.retain(|sent| sent.side != Side::Play(id));
         self.senders.retain(|owner| *owner != id);
         self.listening.retain(|_, owner| *owner != id);
     }
@@ -123,11 +132,13 @@ impl Owners {
             return Side::All;
         }
         let Some(flow) = incoming(packet) else { return Side::System };
-        if let Some(side) = self.flows.get(flow, now) {
-            return side;
+        let listens = self.listening.get(&(flow.protocol, flow.local)).copied();
+        if let Some(Sent { side, at }) = self.flows.get(flow, now) {
+            let over = side == Side::System && now.saturating_duration_since(at) >= QUIET && begins(packet);
+            return listens.filter(|_| over).map_or(side, Side::Play);
         }
-        if let Some(id) = self.listening.get(&(flow.protocol, flow.local)) {
-            return Side::Play(*id);
+        if let Some(id) = listens {
+            return Side::Play(id);
         }
         match self.senders.get(flow.local, now) {
             Some(id) if flow.protocol == UDP => Side::Play(id),
@@ -139,6 +150,13 @@ impl Owners {
 fn ports(transport: &[u8]) -> Option<(u16, u16)> {
     let &[a, b, c, d, ..] = transport else { return None };
     Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+}
+
+/// Whether it can be the first of a conversation. A connection of TCP may be idle for hours.
+fn begins(packet: &Ipv4Packet<'_>) -> bool {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    packet.protocol() != TCP || packet.payload().get(13).is_some_and(|flags| flags & (SYN | ACK) == SYN)
 }
 
 /// The flow of a packet that this machine sends.
@@ -281,6 +299,30 @@ mod tests {
         bench.owners.forget(ONE);
         assert_eq!(bench.receiver(&packet(TCP, (FRIEND, 40000), (OWN, 5556))), Side::System);
         assert_eq!(bench.receiver(&packet(UDP, (FRIEND, 40000), (OWN, 2342))), Side::Play(TWO));
+    }
+
+    #[test]
+    fn a_server_that_moved_inside_hears_its_friends_again() {
+        let mut bench = Bench::new();
+        let (udp, mut tcp) = (packet(UDP, (FRIEND, 40000), (OWN, 27960)), packet(TCP, (FRIEND, 40000), (OWN, 5556)));
+        bench.sent(&packet(UDP, (OWN, 27960), (FRIEND, 40000)), Side::System);
+        bench.sent(&packet(TCP, (OWN, 5556), (FRIEND, 40000)), Side::System);
+        bench.owners.listens(ONE, &[27960], &[5556]);
+        // The friend's game goes on to send.
+        for _ in 0..10 {
+            assert_eq!(bench.receiver(&udp), Side::System, "the system still talks");
+            bench.now += QUIET / 10;
+        }
+        assert_eq!(bench.receiver(&udp), Side::Play(ONE));
+        for (flags, side) in [(0x10, Side::System), (0x12, Side::System), (0x02, Side::Play(ONE))] {
+            tcp[20 + 13] = flags;
+            assert_eq!(bench.receiver(&tcp), side, "flags {flags:#x}");
+        }
+        bench.sent(&packet(UDP, (OWN, 27960), (FRIEND, 40000)), Side::System);
+        assert_eq!(bench.receiver(&udp), Side::System, "it talks again");
+        bench.owners.listens(ONE, &[], &[]);
+        bench.now += QUIET;
+        assert_eq!(bench.receiver(&udp), Side::System, "nobody else listens");
     }
 
     #[test]
