@@ -31,12 +31,20 @@ impl Hosted {
             && self.port != 0
             && self.query_port != Some(0)
     }
+
+    /// What players join is the same.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.game, self.port) == (&other.game, other.port)
+    }
 }
 
-/// Those that are not sound, and those beyond the limit, are left out.
+/// Those that are not sound, those that are there twice, and those beyond the limit are left out.
 #[must_use]
 pub fn encode_hosted(servers: &[Hosted]) -> Vec<u8> {
-    let sound: Vec<&Hosted> = servers.iter().filter(|server| server.is_sound()).take(MAX_HOSTED).collect();
+    let first = |(at, server): &(usize, &Hosted)| !servers[..*at].iter().any(|other| other.is_same(server));
+    let each = servers.iter().enumerate().filter(|(_, server)| server.is_sound()).filter(first);
+    let sound: Vec<&Hosted> = each.take(MAX_HOSTED).map(|(_, server)| server).collect();
     // Both lengths are below 256 by the limits above.
     let mut out = vec![VERSION, sound.len() as u8];
     for server in sound {
@@ -55,7 +63,7 @@ pub fn decode_hosted(bytes: &[u8]) -> Option<Vec<Hosted>> {
     if version != VERSION || usize::from(count) > MAX_HOSTED {
         return None;
     }
-    let mut servers = Vec::with_capacity(usize::from(count));
+    let mut servers: Vec<Hosted> = Vec::with_capacity(usize::from(count));
     for _ in 0..count {
         let (len, after) = rest.split_first()?;
         let (game, after) = after.split_at_checked(usize::from(*len))?;
@@ -63,7 +71,7 @@ pub fn decode_hosted(bytes: &[u8]) -> Option<Vec<Hosted>> {
         let query_port = Some(u16::from_be_bytes([c, d])).filter(|port| *port != 0);
         let game = std::str::from_utf8(game).ok()?.to_owned();
         let server = Hosted { game, port: u16::from_be_bytes([a, b]), query_port };
-        if !server.is_sound() {
+        if !server.is_sound() || servers.iter().any(|other| other.is_same(&server)) {
             return None;
         }
         servers.push(server);
@@ -109,6 +117,10 @@ mod tests {
         }
         assert_eq!(decode_hosted(&[&good[..], &[0]].concat()), None, "more than it says");
         assert_eq!(decode_hosted(&[1, 1, 1, b'q', 0, 0, 0, 0]), None, "port 0");
+        let twice = [good.as_slice(), &good[2..]].concat();
+        let twice = [&[1, 2], &twice[2..]].concat();
+        assert_eq!(decode_hosted(&twice), None, "the same server twice");
+        assert_eq!(encode_hosted(&[hosted("quake", 26000, None), hosted("quake", 26000, Some(5))]), good);
         let many: Vec<Hosted> = (1..100).map(|port| hosted("x", port, None)).collect();
         assert_eq!(decode_hosted(&encode_hosted(&many)).unwrap().len(), MAX_HOSTED);
     }
@@ -118,6 +130,8 @@ mod tests {
         fn what_is_written_is_read(servers in prop::collection::vec(("[a-z0-9-]{1,32}", 1u16.., 0u16..), 0..=MAX_HOSTED)) {
             let servers: Vec<Hosted> =
                 servers.iter().map(|(game, port, query)| hosted(game, *port, Some(*query).filter(|q| *q != 0))).collect();
+            let twice = |(at, server): (usize, &Hosted)| servers[..at].iter().any(|other| other.is_same(server));
+            prop_assume!(!servers.iter().enumerate().any(twice));
             let bytes = encode_hosted(&servers);
             prop_assert!(bytes.len() <= 512);
             prop_assert_eq!(decode_hosted(&bytes), Some(servers));
