@@ -258,7 +258,7 @@ impl PartyMachine {
         self.publish_soon(now, PUBLISH_DELAY);
     }
 
-    /// What every member says it hosts. What cannot be read counts as nothing.
+    /// What every member that is there says it hosts. What cannot be read counts as nothing.
     #[must_use]
     pub fn hosts(&self) -> Vec<MemberHosts> {
         let hosted = |record: &MemberRecord| {
@@ -266,6 +266,7 @@ impl PartyMachine {
             extension.and_then(|(_, bytes)| decode_hosted(bytes)).unwrap_or_default()
         };
         let members = self.session().into_iter().flat_map(|session| session.roster.members());
+        let members = members.filter(|it| it.node == self.profile.node || self.is_linked(it.node));
         let hosts = members.map(|it| MemberHosts {
             name: it.name.clone(),
             ip: it.virtual_ip,

@@ -61,6 +61,28 @@ fn eight_join_at_once_and_drift_together() {
 }
 
 #[test]
+fn only_who_is_there_hosts_games() {
+    let mut net = Net::new(41, &NAMES[..3]);
+    let view = net.create(0);
+    net.join(1, &view.code).unwrap();
+    net.join(2, &view.code).unwrap();
+    let now = net.now;
+    net.nodes[1].machine.set_hosted(now, &[Hosted { game: "openttd".into(), port: 3979, query_port: None }]);
+    net.run(Duration::from_secs(31));
+    let hosts = |net: &Net, node: usize| {
+        let hosts = net.nodes[node].machine.hosts();
+        hosts.into_iter().map(|it| (it.name, it.me, it.hosted.len())).collect::<Vec<_>>()
+    };
+    let named = |number: usize| NAMES[number].to_owned();
+    assert!(hosts(&net, 0).contains(&(named(1), false, 1)) && hosts(&net, 0).len() == 3);
+    net.keep_apart(0, 1);
+    net.settle();
+    assert_eq!(hosts(&net, 0).len(), 2, "away: {:?}", hosts(&net, 0));
+    assert!(!hosts(&net, 0).iter().any(|(name, ..)| *name == named(1)));
+    assert!(hosts(&net, 1).contains(&(named(1), true, 1)), "its own it always has");
+}
+
+#[test]
 fn an_invite_link_needs_no_rendezvous() {
     let mut net = Net::new(4, &NAMES[..2]);
     let view = net.create(0);
