@@ -1,6 +1,7 @@
 //! BrowserActor: the shell around the machine.
 #![allow(missing_debug_implementations)]
 
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, MessageResult, SpawnHandle, WrapFuture};
@@ -60,11 +61,12 @@ impl BrowserActor {
 
     fn advance(&mut self, ctx: &mut Context<Self>) {
         while let Some(question) = self.machine.poll_question(now()) {
-            let (ip, port) = (question.key.0, question.port);
-            let asking = udp::ask(question.language, ip, port).into_actor(self).map(move |outcome, actor, ctx| {
-                actor.machine.answered(now(), &question.key, outcome);
-                actor.advance(ctx);
-            });
+            let to = SocketAddrV4::new(question.key.0, question.port);
+            let asking =
+                udp::ask(question.language, question.from, to).into_actor(self).map(move |outcome, actor, ctx| {
+                    actor.machine.answered(now(), &question.key, outcome);
+                    actor.advance(ctx);
+                });
             ctx.spawn(asking);
         }
         if let Some(handle) = self.timer.take() {
@@ -134,7 +136,10 @@ impl Handler<NameHosted> for BrowserActor {
         if servers.len() > MAX_HOSTED {
             return Err(HostedError::TooMany);
         }
-        for server in &servers {
+        for (at, server) in servers.iter().enumerate() {
+            if servers[..at].iter().any(|other| other.is_same(server)) {
+                return Err(HostedError::Twice(server.game.clone(), server.port));
+            }
             if server.port == 0 || server.query_port == Some(0) {
                 return Err(HostedError::BadPort);
             }

@@ -12,7 +12,7 @@ use crate::party::messages::MemberHosts;
 const ASK_EVERY: Duration = Duration::from_secs(10);
 /// After a question that was not answered.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
-/// Unanswered questions after which a server is not shown, and asked as seldom as the others.
+/// Unanswered questions after which a server does not count as answering, and is asked as seldom as the others.
 const SILENT_AFTER: u32 = 2;
 /// Between any two questions of this node.
 const PACE: Duration = Duration::from_millis(200);
@@ -42,6 +42,8 @@ pub(super) enum Outcome {
 pub(super) struct Question {
     pub(super) key: Key,
     pub(super) language: Language,
+    /// This machine's virtual IP: what is not sent from there would leave the tunnel.
+    pub(super) from: Ipv4Addr,
     pub(super) port: u16,
 }
 
@@ -53,6 +55,8 @@ struct Server {
     next_at: Instant,
     in_flight: bool,
     failures: u32,
+    /// Ever: then it is one that can be asked, and gone when it is silent.
+    answered: bool,
     answer: Option<(Answer, Duration)>,
 }
 
@@ -84,12 +88,15 @@ impl BrowserMachine {
         self.counters.left_out = 0;
         for member in &members {
             for hosted in &member.hosted {
+                let key = (member.ip, hosted.port, hosted.game.clone());
+                if self.servers.contains_key(&key) {
+                    continue;
+                }
                 if self.servers.len() >= MAX_SERVERS {
                     self.counters.left_out += 1;
                     continue;
                 }
-                let key = (member.ip, hosted.port, hosted.game.clone());
-                let query_port = hosted.query_port.unwrap_or(hosted.port);
+                let query_port = self.query_port(hosted);
                 let known = before.remove(&key).filter(|server| server.query_port == query_port);
                 let fresh = || Server {
                     member: String::new(),
@@ -98,6 +105,7 @@ impl BrowserMachine {
                     next_at: now,
                     in_flight: false,
                     failures: 0,
+                    answered: false,
                     answer: None,
                 };
                 let server = Server { member: member.name.clone(), ..known.unwrap_or_else(fresh) };
@@ -107,6 +115,17 @@ impl BrowserMachine {
         self.announced.retain(|(ip, _), _| members.iter().any(|member| member.ip == *ip));
         self.asked_members.retain(|ip, _| members.iter().any(|member| member.ip == *ip));
         self.members = members;
+    }
+
+    fn own_ip(&self) -> Option<Ipv4Addr> {
+        self.members.iter().find(|member| member.me).map(|member| member.ip)
+    }
+
+    /// As its host says; else as the profile says, where that is not the port that players join at.
+    fn query_port(&self, hosted: &Hosted) -> u16 {
+        let elsewhere = self.games.get(&hosted.game).and_then(|game| game.query_ports.as_ref());
+        let elsewhere = elsewhere.filter(|ports| !ports.contains(&hosted.port)).map(|ports| *ports.start());
+        hosted.query_port.or(elsewhere).unwrap_or(hosted.port)
     }
 
     pub(super) fn heard(&mut self, now: Instant, announcement: &Announcement) {
@@ -127,6 +146,7 @@ impl BrowserMachine {
 
     /// When there may be a question, at the earliest.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.own_ip()?;
         let due = self.servers.iter().filter(|(key, server)| !server.in_flight && self.language(key).is_some());
         let ready = |(key, server): (&Key, &Server)| {
             let member = self.asked_members.get(&key.0).map(|at| *at + MEMBER_PACE);
@@ -141,6 +161,7 @@ impl BrowserMachine {
         if self.poll_timeout()? > now {
             return None;
         }
+        let from = self.own_ip()?;
         let free = |ip: &Ipv4Addr| self.asked_members.get(ip).is_none_or(|at| *at + MEMBER_PACE <= now);
         let due = self.servers.iter().filter(|(key, server)| {
             !server.in_flight && server.next_at <= now && free(&key.0) && self.language(key).is_some()
@@ -152,7 +173,7 @@ impl BrowserMachine {
         self.asked_at = Some(now);
         self.asked_members.insert(key.0, now);
         self.counters.asked += 1;
-        Some(Question { port: server.query_port, key, language })
+        Some(Question { port: server.query_port, from, key, language })
     }
 
     pub(super) fn answered(&mut self, now: Instant, key: &Key, outcome: Result<(Answer, Duration), Outcome>) {
@@ -168,6 +189,7 @@ impl BrowserMachine {
         match outcome {
             Ok(answer) => {
                 server.failures = 0;
+                server.answered = true;
                 server.answer = Some(answer);
             }
             Err(_) => {
@@ -206,7 +228,8 @@ impl BrowserMachine {
         let (state, answer, ping) = match &server.answer {
             Some((answer, ping)) => ("answers", answer.clone(), Some(*ping)),
             // Not asked yet, or gone.
-            None if asked => return None,
+            None if asked && (server.answered || server.failures < SILENT_AFTER) => return None,
+            // It may be there all the same: a server can be set to answer no questions, or at a port that nobody knows.
             None => ("named", Answer::default(), None),
         };
         Some(self.row(game, &server.member, (*ip, *port), server.own, state, answer, ping))

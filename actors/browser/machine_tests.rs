@@ -13,7 +13,7 @@ fn member(name: &str, ip: Ipv4Addr, servers: &[Hosted]) -> MemberHosts {
 
 fn game(id: &str, language: Option<Language>) -> GameFacts {
     let join_command = Some(format!("{id} +connect {{ip}}:{{port}}"));
-    GameFacts { id: id.into(), name: id.to_uppercase(), language, join_command, join_address: None }
+    GameFacts { id: id.into(), name: id.to_uppercase(), language, query_ports: None, join_command, join_address: None }
 }
 
 fn machine() -> BrowserMachine {
@@ -60,6 +60,46 @@ fn a_server_is_asked_shown_and_gone() {
 }
 
 #[test]
+fn a_server_is_asked_where_its_game_answers() {
+    let (mut machine, now) = (BrowserMachine::default(), Instant::now());
+    machine.set_games(vec![GameFacts { query_ports: Some(2457..=2459), ..game("valheim", Some(Language::Source)) }]);
+    let elsewhere = Hosted { query_port: Some(9), ..hosted("valheim", 2470) };
+    for (server, port) in [(hosted("valheim", 2456), 2457), (hosted("valheim", 2458), 2458), (elsewhere, 9)] {
+        machine.set_members(now, vec![member("ann", ANN, &[server])]);
+        assert_eq!(machine.servers.values().next().unwrap().query_port, port);
+    }
+}
+
+#[test]
+fn a_server_that_never_answers_is_named() {
+    let (mut machine, mut now) = (machine(), Instant::now());
+    machine.set_members(now, vec![member("ann", ANN, &[]), member("bob", BOB, &[hosted("quake", 27960)])]);
+    for expected in [None, Some("named")] {
+        let question = machine.poll_question(now).unwrap();
+        assert_eq!(question.from, ANN);
+        machine.answered(now, &question.key, Err(Outcome::Silent));
+        assert_eq!(machine.view(now).servers.first().map(|it| it.state), expected);
+        now = machine.poll_timeout().unwrap();
+    }
+    let question = machine.poll_question(now).unwrap();
+    machine.answered(now, &question.key, Ok(answer("Bob's")));
+    assert_eq!(machine.view(now).servers[0].state, "answers");
+}
+
+#[test]
+fn a_server_that_is_there_twice_counts_once() {
+    let (mut machine, now) = (machine(), Instant::now());
+    let twice = [hosted("quake", 1), Hosted { query_port: Some(9), ..hosted("quake", 1) }];
+    let members = vec![member("ann", ANN, &[]), member("eve", BOB, &twice)];
+    machine.set_members(now, members.clone());
+    let question = machine.poll_question(now).unwrap();
+    machine.answered(now, &question.key, Ok(answer("Eve's")));
+    machine.set_members(now, members);
+    assert_eq!(machine.view(now).servers.len(), 1, "its answer is not forgotten at the next look");
+    assert_eq!((question.port, machine.poll_question(now + MEMBER_PACE)), (1, None));
+}
+
+#[test]
 fn games_that_cannot_be_asked_are_an_address() {
     let (mut machine, now) = (machine(), Instant::now());
     machine.set_members(now, vec![member("bob", BOB, &[hosted("0ad", 20595), hosted("unknown-game", 7)])]);
@@ -73,7 +113,7 @@ fn games_that_cannot_be_asked_are_an_address() {
 fn a_hostile_record_makes_few_questions_and_only_to_its_member() {
     let (mut machine, start) = (machine(), Instant::now());
     let many: Vec<Hosted> = (1..=8).map(|port| hosted("quake", port)).collect();
-    machine.set_members(start, vec![member("eve", BOB, &many)]);
+    machine.set_members(start, vec![member("ann", ANN, &[]), member("eve", BOB, &many)]);
     let (mut now, mut asked) = (start, 0);
     while now < start + Duration::from_secs(60) {
         if let Some(question) = machine.poll_question(now) {
@@ -86,7 +126,7 @@ fn a_hostile_record_makes_few_questions_and_only_to_its_member() {
     assert!((40..=60).contains(&asked), "one a second to one member: {asked}");
 
     let members: Vec<_> = (0..200).map(|n| member("eve", Ipv4Addr::from_bits(BOB.to_bits() + n), &many)).collect();
-    machine.set_members(now, members);
+    machine.set_members(now, [vec![member("ann", ANN, &[])], members].concat());
     assert_eq!(machine.servers.len(), MAX_SERVERS);
     assert_eq!(machine.view(now).counters.left_out, 200 * 8 - MAX_SERVERS as u64);
     let (start, mut asked) = (now, 0);

@@ -2,6 +2,7 @@
 #![allow(missing_debug_implementations, reason = "actix recipients have no Debug")]
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use actix::{Message, Recipient};
 use serde::Serialize;
@@ -34,6 +35,8 @@ pub struct GameFacts {
     pub name: String,
     /// How its servers are asked, where that is known and spoken here.
     pub language: Option<Language>,
+    /// Where its servers answer, if that is not where players join.
+    pub query_ports: Option<RangeInclusive<u16>>,
     /// A command line that joins, with `{ip}` and `{port}`.
     pub join_command: Option<String>,
     /// What to type into the game, with the same.
@@ -56,6 +59,8 @@ pub enum HostedError {
     BadGame(String),
     #[error("port 0 is no port of a server")]
     BadPort,
+    #[error("{0}:{1} is there twice; name each server once")]
+    Twice(String, u16),
     #[error("more than {} servers cannot be shown to the others", crate::wire::MAX_HOSTED)]
     TooMany,
 }
@@ -97,7 +102,8 @@ pub struct ServerView {
     pub port: u16,
     /// This machine hosts it.
     pub own: bool,
-    /// `answers`: it was asked; `announced`: it was heard; `named`: its host says so, and there is no way to ask.
+    /// `answers`: it was asked; `announced`: it was heard; `named`: its host says so, and there is no way to
+    /// ask, or it has not answered any question.
     pub state: &'static str,
     pub name: Option<String>,
     pub map: Option<String>,
