@@ -7,6 +7,9 @@ use super::messages::Friend;
 /// Longest label of a host name (RFC 1035).
 const MAX_LABEL: usize = 63;
 
+/// Names that programs ask for without having been told: whoever had one could set a proxy, or a router for IPv6.
+const SOUGHT: [&str; 2] = ["wpad", "isatap"];
+
 /// /etc/hosts for the namespace: the machine's own name is its virtual IP, each friend's name is that friend's. All else
 /// stays as it is.
 pub(super) fn hosts(system: &str, own_name: Option<&str>, own_ip: Ipv4Addr, friends: &[Friend]) -> String {
@@ -38,7 +41,7 @@ pub(super) fn hosts(system: &str, own_name: Option<&str>, own_ip: Ipv4Addr, frie
     out
 }
 
-/// One label: letters, digits and inner hyphens, and not a number, which programs would read as an address.
+/// One label in small letters: letters, digits and inner hyphens, and not a number, which programs would read as an address.
 fn is_label(name: &str) -> bool {
     (1..=MAX_LABEL).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -46,6 +49,7 @@ fn is_label(name: &str) -> bool {
         && !name.ends_with('-')
         && name.bytes().any(|byte| byte.is_ascii_alphabetic())
         && !name.starts_with("0x")
+        && !SOUGHT.contains(&name)
 }
 
 /// /etc/nsswitch.conf in which the hosts file is asked first; `None` when it is as it stands. Other sources know the
@@ -100,6 +104,8 @@ mod tests {
             friend("-x", 12),
             friend("日本", 13),
             friend("", 14),
+            friend("WPAD", 15),
+            friend("isatap", 16),
         ];
         let text = hosts("192.168.1.5 NAS\n", Some("me"), OWN, &friends);
         assert_eq!(text, "# made by lanrage play\n10.66.1.1 me\n192.168.1.5 NAS\n10.66.0.2 bobs-pc\n");
