@@ -51,6 +51,19 @@ fn play(node: &Node, args: &[&str]) -> Vec<String> {
     all
 }
 
+/// `lanrage play` by another file than the program under test, and with something put before it.
+fn play_by(program: &str, before: &[&str], node: &Node, args: &[&str]) -> Vec<String> {
+    let mut all = play(node, args);
+    let at = as_user("", "").len();
+    all[at] = program.into();
+    all.splice(at..at, before.iter().copied().map(String::from));
+    all
+}
+
+fn strs(all: &[String]) -> Vec<&str> {
+    all.iter().map(String::as_str).collect()
+}
+
 fn run(node: &Node, args: &[&str]) -> lab::Output {
     node.host().run(&play(node, args).iter().map(String::as_str).collect::<Vec<_>>())
 }
@@ -201,6 +214,43 @@ fn the_game_is_the_callers_own() {
     run(&a, &["--", "/nonexistent/game"]).expect_failure(&["/nonexistent/game", "cannot be started"]);
     wait_plays(&a, 0);
     shown("SIGTERM reaches the game (exit code 42); a game that is killed gives 137");
+}
+
+#[test]
+fn the_game_begins_as_the_caller_began() {
+    let Some(lab) = Lab::with_programs(&[PROGRAMS, &[("setcap", "libcap2-bin")]].concat()) else { return };
+    let [a_host] = lab.lan(["a"]);
+    let a = node(&a_host, "anns-pc");
+    a.create();
+
+    // Not by way of a shell: that sets its signals itself.
+    let blocked = ["--", "grep", "SigBlk", "/proc/self/status"];
+    assert_eq!(run(&a, &blocked).expect_ok().stdout, "SigBlk:\t0000000000000000\n");
+    let caller = play_by(&lab::binary(), &["env", "--block-signal=USR1"], &a, &blocked);
+    assert_eq!(a_host.run(&strs(&caller)).expect_ok().stdout, "SigBlk:\t0000000000000200\n");
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129), (Signal::USR1, 138)] {
+        let mut sleeps = spawn(&a, &["--", "sleep", "600"]);
+        let game = until("the game runs", PATIENCE, || {
+            let child = fs::read_to_string(format!("/proc/{0}/task/{0}/children", sleeps.pid())).unwrap_or_default();
+            let child: u32 = child.trim().parse().map_err(|_| "no child yet".to_owned())?;
+            let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+            if name.trim() == "sleep" { Ok(child) } else { Err(name) }
+        });
+        kill_process(Pid::from_raw(i32::try_from(sleeps.pid()).unwrap()).unwrap(), signal).unwrap();
+        assert_eq!(sleeps.wait(PATIENCE).code(), Some(code), "{signal:?} to the game {game}");
+    }
+    shown("no signal is blocked that was not; INT, TERM, HUP and USR1 end a game that does not handle them");
+
+    // As installed: with rights of the file. The loader takes such variables out of the program's own environment.
+    let program = a_host.dir().join("lanrage-with-rights");
+    fs::copy(lab::binary(), &program).unwrap();
+    let program = program.to_str().unwrap();
+    a_host.run(&["setcap", "cap_net_admin,cap_net_raw+ep", program]).expect_ok();
+    let given = ["env", "LD_LIBRARY_PATH=/games/lib", "TMPDIR=/games/tmp", "PLAIN=3"];
+    let show = ["--", "sh", "-c", "echo $LD_LIBRARY_PATH $TMPDIR $PLAIN; grep CapEff /proc/self/status"];
+    let said = a_host.run(&strs(&play_by(program, &given, &a, &show))).expect_ok();
+    assert_eq!(said.stdout, "/games/lib /games/tmp 3\nCapEff:\t0000000000000000\n", "{}", said.all());
+    shown("by a program with file capabilities the game has LD_LIBRARY_PATH and TMPDIR, and no capability");
 }
 
 #[test]
@@ -356,4 +406,38 @@ fn the_internet_is_behind_the_party_when_asked() {
     shown("with --internet the far address answers too, and the party's device comes first; without, the party only");
     let left = a_host.run(&["sh", "-c", "ip netns pids $(ip netns identify $$) | xargs -r ps -o args= -p"]);
     assert!(!left.stdout.contains("slirp4netns"), "the helper ends with the game: {}", left.all());
+}
+
+/// Programs that stand in place of slirp4netns.
+#[test]
+fn a_helper_that_fails_is_told_of() {
+    let Some(lab) = Lab::with_programs(PROGRAMS) else { return };
+    let [a_host] = lab.lan(["a"]);
+    let a = node(&a_host, "anns-pc");
+    a.create();
+    let stand_in = |script: &str| {
+        let folder = a_host.dir().join("stand-in");
+        fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("slirp4netns");
+        fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        a_host.run(&["chmod", "755", file.to_str().unwrap()]).expect_ok();
+        let path = format!("PATH={}:{}", folder.display(), std::env::var("PATH").unwrap());
+        play_by(&lab::binary(), &["env", &path], &a, &["--internet", "--", "sleep", "600"])
+    };
+    let ready = "for it; do case $it in --ready-fd=*) printf 1 > /proc/self/fd/${it#*=};; esac; done";
+
+    // More than a pipe holds, and then it ends.
+    let ends = format!("{ready}\nhead -c 300000 /dev/zero | tr '\\0' x >&2\necho >&2; echo out of luck >&2; exit 3");
+    let process = a_host.spawn(&strs(&stand_in(&ends)));
+    until("its end is said", PATIENCE, || {
+        let said = process.stderr();
+        if said.contains("no internet any more") && said.contains("out of luck") { Ok(()) } else { Err(said) }
+    });
+    assert_eq!(plays(&a), 1, "the game has the party still");
+    drop(process);
+
+    // It is never ready.
+    let process = a_host.spawn(&strs(&stand_in("exec sleep 600")));
+    let said = process.finish(PATIENCE).expect_failure(&["internet for the game", "not there after 10 s"]);
+    shown(said.stderr.trim());
 }

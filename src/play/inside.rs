@@ -14,7 +14,8 @@ use lanrage_actors::tun::device::{OpenError, OpenRequest};
 use lanrage_actors::tun::namespace::linux::{Beside, make_device, prepare};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change};
 use rustix::process::{
-    DumpableBehavior, Pid, Signal, getegid, geteuid, getppid, set_dumpable_behavior, set_parent_process_death_signal,
+    DumpableBehavior, Pid, Signal, dumpable_behavior, getegid, geteuid, getppid, set_dumpable_behavior,
+    set_parent_process_death_signal,
 };
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
@@ -212,7 +213,17 @@ fn become_game(command: &[OsString]) -> ExitCode {
 
 /// The environment as it was given to this process.
 pub(super) fn original_environment() -> Option<Vec<(OsString, OsString)>> {
-    Some(parse_environment(&fs::read("/proc/self/environ").ok()?))
+    // The file of a program with file capabilities is root's. Dumpable for no longer than that: other processes of the
+    // user may not trace it meanwhile, as it has capabilities that they have not, but a crash would leave a core.
+    let hidden = !matches!(dumpable_behavior(), Ok(DumpableBehavior::Dumpable));
+    if hidden {
+        let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
+    }
+    let bytes = fs::read("/proc/self/environ");
+    if hidden {
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+    Some(parse_environment(&bytes.ok()?))
 }
 
 fn parse_environment(bytes: &[u8]) -> Vec<(OsString, OsString)> {

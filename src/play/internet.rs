@@ -1,19 +1,24 @@
 //! The internet behind the party's network: by a program that is made for that, if asked.
 
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use lanrage_actors::wire::Ipv4Range;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::linux;
+use super::linux::{self, Signals};
 
 /// Comes after the party's device, so that a game that takes the first interface takes the party's.
 const DEVICE: &str = "internet0";
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What is kept of the helper's words, bytes.
+const KEPT: usize = 4096;
 
 /// What gives a namespace the internet without root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +93,7 @@ impl Helper {
     ///
     /// # Errors
     /// What it said.
-    pub(super) fn start(&self, party: Ipv4Range, pid: u32) -> Result<Running, String> {
+    pub(super) fn start(&self, party: Ipv4Range, pid: u32, signals: &Signals) -> Result<Running, String> {
         let failed = |error: io::Error| format!("the internet for the game cannot be set up: {error}");
         let (reader, writer) = io::pipe().map_err(failed)?;
         let (end_reader, end) = io::pipe().map_err(failed)?;
@@ -98,20 +103,61 @@ impl Helper {
         }
         let mut command = self.command(party, pid, theirs[0].as_raw_fd(), theirs[1].as_raw_fd());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        signals.shield(&mut command);
         linux::die_with_parent(&mut command);
-        let child = command.spawn().map_err(failed)?;
+        let mut child = command.spawn().map_err(failed)?;
         drop(theirs);
-        let mut running = Running { child, _end: end };
+        let said = child.stderr.take().map(Said::hear);
+        let mut running = Running { child, said, _end: end };
+        let started = Instant::now();
         let there = match self {
-            // It writes a byte when it is ready; it closes the pipe when it ends.
-            Self::Slirp4netns(_) => {
-                let mut byte = [0];
-                let mut reader = reader;
-                matches!(reader.read(&mut byte), Ok(1))
-            }
+            Self::Slirp4netns(_) => is_ready(reader),
             Self::Pasta(_) => running.wait_for_device(pid),
         };
-        if there { Ok(running) } else { Err(running.complaint()) }
+        if there { Ok(running) } else { Err(running.complaint(started.elapsed() >= PATIENCE)) }
+    }
+}
+
+/// slirp4netns writes a byte when it is ready, and closes the pipe when it ends.
+fn is_ready(mut reader: io::PipeReader) -> bool {
+    let limit = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+    // The signals that are passed on are blocked: nothing interrupts this.
+    let heard = poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&limit));
+    heard.is_ok_and(|count| count > 0) && matches!(reader.read(&mut [0]), Ok(1))
+}
+
+/// The last words of a program, read for as long as it runs: it would stop at a pipe that nobody reads.
+#[derive(Debug)]
+struct Said {
+    text: Arc<Mutex<Vec<u8>>>,
+    hearing: JoinHandle<()>,
+}
+
+impl Said {
+    fn hear(mut from: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&text);
+        let hearing = std::thread::spawn(move || {
+            let mut buffer = [0; 1024];
+            while let Ok(len @ 1..) = from.read(&mut buffer) {
+                let mut text = into.lock().unwrap_or_else(PoisonError::into_inner);
+                text.extend_from_slice(&buffer[..len]);
+                let over = text.len().saturating_sub(KEPT);
+                text.drain(..over);
+            }
+        });
+        Self { text, hearing }
+    }
+
+    /// To be called once the program has ended. What it started may hold the pipe for longer.
+    fn last_line(&self) -> String {
+        let end = Instant::now() + Duration::from_secs(1);
+        while !self.hearing.is_finished() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&text);
+        crate::cli::print::clean(text.trim().lines().last().unwrap_or("it does not say why"))
     }
 }
 
@@ -119,6 +165,7 @@ impl Helper {
 #[derive(Debug)]
 pub(super) struct Running {
     child: Child,
+    said: Option<Said>,
     /// Closed when this process ends, however it ends.
     _end: io::PipeWriter,
 }
@@ -136,14 +183,20 @@ impl Running {
         false
     }
 
-    fn complaint(&mut self) -> String {
+    /// Why it runs no more, if so.
+    pub(super) fn ended(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok()??;
+        Some(format!("its helper has ended ({status}): {}", self.last_line()))
+    }
+
+    fn complaint(&mut self, late: bool) -> String {
         let _ = self.child.kill();
-        let mut said = Vec::new();
-        if let Some(stderr) = self.child.stderr.take() {
-            let _ = stderr.take(4096).read_to_end(&mut said);
-        }
-        let said = crate::cli::print::clean(String::from_utf8_lossy(&said).trim());
-        format!("the internet for the game cannot be set up: {said}")
+        let why = if late { format!("it was not there after {} s: ", PATIENCE.as_secs()) } else { String::new() };
+        format!("the internet for the game cannot be set up: {why}{}", self.last_line())
+    }
+
+    fn last_line(&self) -> String {
+        self.said.as_ref().map_or_else(String::new, Said::last_line)
     }
 }
 

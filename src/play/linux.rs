@@ -38,6 +38,18 @@ pub(super) fn die_with_parent(command: &mut Command) {
     }
 }
 
+fn begin_with(command: &mut Command, mask: libc::sigset_t) {
+    let set = move || {
+        // SAFETY: the set is a valid one of this closure's own.
+        let done = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const mask, std::ptr::null_mut()) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec only `sigprocmask` is called, which is async-signal-safe and allocates nothing.
+    unsafe {
+        command.pre_exec(set);
+    }
+}
+
 /// A signal as it arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Arrived {
@@ -47,39 +59,61 @@ pub(super) struct Arrived {
 }
 
 /// The signals that are to be passed on, to be read instead of handled.
-#[derive(Debug)]
-pub(super) struct Signals(OwnedFd);
+pub(super) struct Signals {
+    fd: OwnedFd,
+    /// What was blocked before. Programs begin with what is blocked in the thread that starts them.
+    before: libc::sigset_t,
+}
 
 impl Signals {
-    /// To be called while there is one thread. Programs started by the standard library begin with no signal blocked.
+    /// To be called while there is one thread.
     pub(super) fn take() -> io::Result<Self> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `sigemptyset` initialises the set before anything reads it; the calls get valid pointers and numbers.
-        let fd = unsafe {
+        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `sigemptyset` initialises the set before anything reads it, and `sigprocmask` fills `before` when it
+        // returns 0; the calls get valid pointers and numbers.
+        let (fd, before) = unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             for signal in PASSED_ON {
                 libc::sigaddset(set.as_mut_ptr(), signal);
             }
-            if libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) != 0 {
+            if libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr()) != 0 {
                 return Err(io::Error::last_os_error());
             }
-            libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+            (libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK), before.assume_init())
         };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor is new and nobody else's.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, before })
+    }
+
+    /// The program begins with what this one began with: it gets the signals.
+    pub(super) fn give_back(&self, command: &mut Command) {
+        begin_with(command, self.before);
+    }
+
+    /// The program can be ended, but not from the terminal: that is for the game.
+    pub(super) fn shield(&self, command: &mut Command) {
+        let mut mask = self.before;
+        // SAFETY: the set was filled by the system.
+        unsafe {
+            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+                libc::sigaddset(&raw mut mask, signal);
+            }
+        }
+        begin_with(command, mask);
     }
 
     pub(super) fn fd(&self) -> &OwnedFd {
-        &self.0
+        &self.fd
     }
 
     /// The next signal, `None` when there is none now.
     pub(super) fn next(&self) -> Option<Arrived> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
-        let len = rustix::io::read(&self.0, &mut info).ok()?;
+        let len = rustix::io::read(&self.fd, &mut info).ok()?;
         // `ssi_signo`, `ssi_errno`, `ssi_code`, 32 bits each.
         (len == info.len()).then(|| Arrived { signal: word(&info, 0), by_process: word(&info, 8) <= 0 })
     }

@@ -1,8 +1,8 @@
 //! `lanrage play` itself: between the node and the process inside.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::channel::{Channel, socket_path};
@@ -49,19 +50,20 @@ pub(crate) fn run(order: &Order) -> Result<ExitCode, String> {
     let (mut node, network, friends) = greet(order)?;
     let signals = Signals::take().map_err(|error| format!("signals cannot be passed on: {error}"))?;
     let setup = setup(order, helper.as_ref(), network, friends)?;
-    let mut inside = Inside::start(&order.command)?;
+    let mut inside = Inside::start(&order.command, &signals)?;
     inside.send(&ToInside::Make(setup.clone()))?;
     let device = inside.device()?;
     attach(&mut node, &setup.network, &device)?;
     // Only the node may hold it: the device goes when the node's copy goes.
     drop(device);
-    let _internet = match &helper {
-        Some(helper) => Some(helper.start(range(&setup.network)?, inside.pid())?),
+    let internet = match &helper {
+        Some(helper) => Some(helper.start(range(&setup.network)?, inside.pid(), &signals)?),
         None => None,
     };
     inside.send(&ToInside::Go)?;
-    let status = Watch { order, node: Some(node), setup, ports: Ports::default(), next_try: Instant::now() }
-        .until_end(&mut inside.child, &signals)
+    let (ports, next_try) = (Ports::default(), Instant::now());
+    let status = Watch { order, signals: &signals, internet, node: Some(node), setup, ports, next_try }
+        .until_end(&mut inside.child)
         .map_err(|error| format!("the game cannot be watched: {error}"))?;
     Ok(exit_code(status))
 }
@@ -147,7 +149,7 @@ struct Inside {
 }
 
 impl Inside {
-    fn start(command: &[OsString]) -> Result<Self, String> {
+    fn start(command: &[OsString], signals: &Signals) -> Result<Self, String> {
         let failed = |error: io::Error| format!("the program cannot start itself: {error}");
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).map_err(|error| failed(error.into()))?;
@@ -156,6 +158,7 @@ impl Inside {
         if let Some(environment) = original_environment() {
             program.env_clear().envs(environment);
         }
+        signals.give_back(&mut program);
         let child = program.spawn().map_err(failed)?;
         Ok(Self { child, channel: Channel::new(ours) })
     }
@@ -188,6 +191,9 @@ impl Drop for Inside {
 /// While the game runs.
 struct Watch<'a> {
     order: &'a Order,
+    signals: &'a Signals,
+    /// `None` when it was not asked for, or has ended.
+    internet: Option<internet::Running>,
     /// `None` while the node is gone.
     node: Option<Channel>,
     setup: Setup,
@@ -197,7 +203,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn until_end(mut self, child: &mut Child, signals: &Signals) -> io::Result<ExitStatus> {
+    fn until_end(mut self, child: &mut Child) -> io::Result<ExitStatus> {
         let pid = Pid::from_child(child);
         let ended = pidfd_open(pid, PidfdFlags::empty())?;
         if let Some(node) = &self.node {
@@ -207,7 +213,7 @@ impl Watch<'_> {
             if let Some(status) = child.try_wait()? {
                 return Ok(status);
             }
-            while let Some(arrived) = signals.next() {
+            while let Some(arrived) = self.signals.next() {
                 // What the terminal sends to the whole group has reached the game too.
                 if arrived.by_process
                     && let Some(signal) = Signal::from_named_raw(arrived.signal)
@@ -215,12 +221,16 @@ impl Watch<'_> {
                     let _ = kill_process(pid, signal);
                 }
             }
+            if let Some(why) = self.internet.as_mut().and_then(internet::Running::ended) {
+                print::notice(&format!("the game has no internet any more, only the party: {why}"));
+                self.internet = None;
+            }
             self.hear(child.id());
             self.tell_ports(child.id());
             if self.node.is_none() && Instant::now() >= self.next_try {
                 self.again(child.id());
             }
-            let mut waits = vec![PollFd::new(&ended, PollFlags::IN), PollFd::new(signals.fd(), PollFlags::IN)];
+            let mut waits = vec![PollFd::new(&ended, PollFlags::IN), PollFd::new(self.signals.fd(), PollFlags::IN)];
             if let Some(node) = &self.node {
                 waits.push(PollFd::new(node.socket(), PollFlags::IN));
             }
@@ -271,7 +281,7 @@ impl Watch<'_> {
         let again = || -> Result<(Channel, Network, Vec<Friend>), String> {
             let (mut node, network, friends) = greet(self.order)?;
             let setup = Setup { network, friends, ..self.setup.clone() };
-            let mut helper = Inside::start(&[OsString::from("true")])?;
+            let mut helper = Inside::start(&[OsString::from("true")], self.signals)?;
             helper.send(&ToInside::Again { pid, setup: setup.clone() })?;
             let device = helper.device()?;
             attach(&mut node, &setup.network, &device)?;
@@ -295,12 +305,19 @@ impl Watch<'_> {
         let own_name = system::host_name().filter(|_| !self.setup.name_is_address);
         let written = fs::read_to_string("/etc/hosts").and_then(|system| {
             let text = hosts::hosts(&system, own_name.as_deref(), self.setup.network.ip, &self.setup.friends);
-            fs::write(format!("/proc/{pid}/root/etc/hosts"), text)
+            existing_in(Path::new(&format!("/proc/{pid}/root")), "etc/hosts")?.write_all(text.as_bytes())
         });
         if let Err(error) = written {
             print::notice(&format!("the game does not learn the names of new friends: {error}"));
         }
     }
+}
+
+/// An emptied file below `root`, where symbolic links stay: an absolute one must not lead to the system's own file.
+fn existing_in(root: &Path, path: &str) -> io::Result<File> {
+    let root = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC;
+    Ok(File::from(openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?))
 }
 
 #[cfg(test)]
@@ -312,6 +329,20 @@ mod tests {
         let text = |status: ExitStatus| format!("{:?}", exit_code(status));
         assert_eq!(text(ExitStatus::from_raw(7 << 8)), format!("{:?}", ExitCode::from(7)));
         assert_eq!(text(ExitStatus::from_raw(15)), format!("{:?}", ExitCode::from(143)));
+    }
+
+    #[test]
+    fn links_lead_to_files_of_the_namespace() {
+        let root = std::env::temp_dir().join(format!("lanrage-root-{}", std::process::id()));
+        for folder in ["etc", "lanrage-static"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        let inner = root.join("lanrage-static/hosts");
+        fs::write(&inner, "a much longer text before").unwrap();
+        std::os::unix::fs::symlink("/lanrage-static/hosts", root.join("etc/hosts")).unwrap();
+        existing_in(&root, "etc/hosts").unwrap().write_all(b"new").unwrap();
+        assert_eq!(fs::read_to_string(&inner).unwrap(), "new");
+        fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]
