@@ -15,6 +15,7 @@ pub(crate) struct Table {
 pub(crate) struct Game {
     pub(crate) name: String,
     pub(crate) source: String,
+    pub(crate) checked: Checked,
     #[serde(default)]
     pub(crate) opaque: bool,
     #[serde(default)]
@@ -23,6 +24,15 @@ pub(crate) struct Game {
     pub(crate) answer: Option<Answer>,
     /// The port on which the host answers; the first one unless named.
     hears: Option<u16>,
+}
+
+/// How much of a row was compared with its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Checked {
+    All,
+    Part,
+    No,
 }
 
 #[derive(Debug, Deserialize)]
