@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::pin::Pin;
-use std::task::{Context as TaskContext, Poll};
-use std::time::Instant;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::{Duration, Instant};
 
 use actix::dev::SendError;
 use actix::prelude::*;
@@ -24,7 +24,10 @@ const MAILBOX: usize = 64;
 /// More than the members of any party (255).
 const MAX_MEMBERS: usize = 1024;
 /// Captured packets before the other actors of the arbiter get their turn.
-const PACKETS_PER_POLL: usize = 64;
+const PACKETS_PER_POLL: u64 = 64;
+/// How long packets are left to gather while most of them are beyond the limits: to wake up for each of a storm's costs
+/// far more than to look at it. The kernel holds some hundred meanwhile, and announcements beside it are that late.
+const STORM_PAUSE: Duration = Duration::from_millis(2);
 
 /// End, as when the program is killed.
 #[derive(Debug, Clone, Copy, Message)]
@@ -106,7 +109,8 @@ impl BroadcastActor {
             Ok(interfaces) => {
                 let wanted = self.machine.wanted_captures(&interfaces);
                 for number in self.captures.settle(wanted, self.system.as_mut()) {
-                    ctx.spawn(CaptureLoop { number, generation: self.captures.generation(number) });
+                    let generation = self.captures.generation(number);
+                    ctx.spawn(CaptureLoop { number, generation, pause: None });
                 }
                 self.machine.set_captured(self.captures.running());
             }
@@ -159,25 +163,26 @@ impl BroadcastActor {
         }
     }
 
-    /// Reads a capture until it has nothing more or the others must have their turn. `Ready` when it has ended.
-    fn drain(&mut self, number: u8, ctx: &mut Context<Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+    /// Reads a capture until it has nothing more or the others must have their turn.
+    fn drain(&mut self, number: u8, ctx: &mut Context<Self>, cx: &mut TaskContext<'_>) -> Drained {
         let now = now();
         let Self { machine, outputs, captures, .. } = self;
-        let mut left = PACKETS_PER_POLL;
+        let (mut read, refused) = (0, machine.limited_so_far());
         let end = loop {
-            let Some(capture) = captures.get(number) else { break Poll::Ready(()) };
+            let Some(capture) = captures.get(number) else { break Drained::End };
             match capture.poll_packet(cx, &mut |packet| machine.on_captured(now, number, packet, outputs)) {
                 Poll::Ready(Ok(())) => captures.count(number),
                 Poll::Ready(Err(error)) => {
                     captures.end(number, &error);
-                    break Poll::Ready(());
+                    break Drained::End;
                 }
-                Poll::Pending => break Poll::Pending,
+                Poll::Pending if 2 * (machine.limited_so_far() - refused) > read => break Drained::Storm,
+                Poll::Pending => break Drained::Empty,
             }
-            left -= 1;
-            if left == 0 {
+            read += 1;
+            if read == PACKETS_PER_POLL {
                 cx.waker().wake_by_ref();
-                break Poll::Pending;
+                break Drained::Empty;
             }
         };
         self.flush(ctx);
@@ -185,26 +190,50 @@ impl BroadcastActor {
     }
 }
 
+/// How reading a capture stopped.
+enum Drained {
+    /// There is no more, for now, or the turn is up.
+    Empty,
+    /// There is no more for now, and most was beyond the limits.
+    Storm,
+    End,
+}
+
 /// Polls a capture with the actor at hand, so that a packet makes no hop between them.
 struct CaptureLoop {
     number: u8,
     generation: u64,
+    pause: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl ActorFuture<BroadcastActor> for CaptureLoop {
     type Output = ();
 
     fn poll(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         actor: &mut BroadcastActor,
         ctx: &mut Context<BroadcastActor>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        // Another capture may have taken the number.
-        if self.generation == actor.captures.generation(self.number) {
-            actor.drain(self.number, ctx, task)
-        } else {
-            Poll::Ready(())
+        loop {
+            // Another capture may have taken the number.
+            if self.generation != actor.captures.generation(self.number) {
+                return Poll::Ready(());
+            }
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(task));
+                self.pause = None;
+            }
+            match actor.drain(self.number, ctx, task) {
+                Drained::Empty => return Poll::Pending,
+                Drained::Storm => {
+                    if let Some(capture) = actor.captures.get(self.number) {
+                        capture.rest();
+                    }
+                    self.pause = Some(Box::pin(tokio::time::sleep(STORM_PAUSE)));
+                }
+                Drained::End => return Poll::Ready(()),
+            }
         }
     }
 }

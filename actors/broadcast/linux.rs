@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -143,8 +144,15 @@ fn kind(sys: &Path) -> Kind {
 /// An AF_PACKET socket on one interface.
 struct LinuxCapture {
     /// A second descriptor of the same socket: pnet owns the first.
-    readable: AsyncFd<OwnedFd>,
+    descriptor: Arc<OwnedFd>,
+    /// `None` at rest: the runtime is not told of packets then.
+    readable: Option<AsyncFd<Arc<OwnedFd>>>,
     receiver: Box<dyn DataLinkReceiver>,
+}
+
+fn watch(descriptor: &Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: the descriptor is owned, always the same one, and never taken out of the `AsyncFd`.
+    Ok(unsafe { AsyncFd::register_with_interest(Arc::clone(descriptor), Interest::READABLE | Interest::ERROR) }?)
 }
 
 impl LinuxCapture {
@@ -176,10 +184,9 @@ impl LinuxCapture {
         let Channel::Ethernet(_, receiver) = channel else {
             return Err(refused("bind to the interface", io::ErrorKind::Unsupported.into()));
         };
-        // SAFETY: the descriptor is owned, always the same one, and never taken out of the `AsyncFd`.
-        let readable = unsafe { AsyncFd::register_with_interest(second, Interest::READABLE | Interest::ERROR) }
-            .map_err(|error| refused("watch the socket", error.into()))?;
-        Ok(Self { readable, receiver })
+        let descriptor = Arc::new(second);
+        let readable = watch(&descriptor).map_err(at("watch the socket"))?;
+        Ok(Self { descriptor, readable: Some(readable), receiver })
     }
 }
 
@@ -187,8 +194,12 @@ impl Capture for LinuxCapture {
     fn poll_packet(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(&[u8])) -> Poll<io::Result<()>> {
         // An interface that went down may come back.
         let again = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut, io::ErrorKind::NetworkDown];
+        let readable = match &mut self.readable {
+            Some(readable) => readable,
+            at_rest @ None => at_rest.insert(watch(&self.descriptor)?),
+        };
         loop {
-            let mut guard = ready!(self.readable.poll_read_ready(cx))?;
+            let mut guard = ready!(readable.poll_read_ready(cx))?;
             match self.receiver.next() {
                 Ok(packet) => {
                     sink(packet);
@@ -199,6 +210,10 @@ impl Capture for LinuxCapture {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+    }
+
+    fn rest(&mut self) {
+        self.readable = None;
     }
 
     fn take_dropped(&mut self) -> u64 {
@@ -215,7 +230,7 @@ impl Capture for LinuxCapture {
         // for the call.
         let result = unsafe {
             libc::getsockopt(
-                self.readable.as_raw_fd(),
+                self.descriptor.as_raw_fd(),
                 libc::SOL_PACKET,
                 PACKET_STATISTICS,
                 (&raw mut statistics).cast(),
@@ -242,7 +257,7 @@ fn refused(step: &'static str, source: io::Error) -> CaptureError {
 
 impl std::fmt::Debug for LinuxCapture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LinuxCapture").field("fd", &self.readable.as_raw_fd()).finish_non_exhaustive()
+        f.debug_struct("LinuxCapture").field("fd", &self.descriptor.as_raw_fd()).finish_non_exhaustive()
     }
 }
 

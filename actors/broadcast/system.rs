@@ -38,6 +38,9 @@ pub trait Capture {
     /// When it cannot go on: the interface is gone.
     fn poll_packet(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(&[u8])) -> Poll<io::Result<()>>;
 
+    /// Wakes nobody until it is polled again; what comes is kept as long as there is room.
+    fn rest(&mut self) {}
+
     /// Packets that the system dropped because they were not taken fast enough, since this was last asked.
     fn take_dropped(&mut self) -> u64;
 }

@@ -16,6 +16,9 @@ pub(super) const SURVEY_EVERY: Duration = Duration::from_secs(2);
 const NOT_BEFORE: Duration = Duration::from_millis(100);
 /// What is known of sockets is asked again when it is older and a datagram comes.
 const FRESH: Duration = Duration::from_secs(1);
+/// Destinations without a listener that were asked for since. What is shouted all the time where nobody listens must not
+/// have all sockets read each time.
+const MAX_ASKED: usize = 64;
 /// Groups joined on the virtual device.
 const MAX_GROUPS: usize = 64;
 /// Every interface is in it without anybody having joined.
@@ -30,9 +33,13 @@ impl BroadcastMachine {
         }
         let age = self.surveyed.map(|at| now.saturating_duration_since(at));
         let ask = match age {
-            None => true,
             Some(age) if age < NOT_BEFORE => false,
-            Some(age) => age >= FRESH || batch.iter().any(|bytes| self.is_unknown(bytes)),
+            Some(age) if age < FRESH => self.has_new_unknown(batch),
+            Some(_) | None => {
+                self.asked.clear();
+                self.has_new_unknown(batch);
+                true
+            }
         };
         if ask {
             self.surveyed = Some(now);
@@ -40,12 +47,25 @@ impl BroadcastMachine {
         ask
     }
 
-    fn is_unknown(&self, bytes: &[u8]) -> bool {
-        let (Some(local), Ok(packet)) = (&self.local, Ipv4Packet::parse(bytes)) else { return false };
+    /// Whether something in `batch` is for a socket that is not known, and that was not asked for yet.
+    fn has_new_unknown(&mut self, batch: &PacketBatch) -> bool {
+        let mut new = false;
+        for bytes in batch.iter() {
+            if let Some(unknown) = self.unknown(bytes)
+                && self.asked.len() < MAX_ASKED
+            {
+                new |= self.asked.insert(unknown);
+            }
+        }
+        new
+    }
+
+    fn unknown(&self, bytes: &[u8]) -> Option<(Ipv4Addr, u16)> {
+        let (Some(local), Ok(packet)) = (&self.local, Ipv4Packet::parse(bytes)) else { return None };
         let group = packet.destination();
-        let port = destination_port(packet.payload()).filter(|_| packet.fragment_offset() == 0);
-        port.is_some_and(|port| !local.ports.contains_key(&port))
-            || group.is_multicast() && !self.joined.contains(&group)
+        let port = destination_port(packet.payload()).filter(|_| packet.fragment_offset() == 0)?;
+        let known = local.ports.contains_key(&port) && (!group.is_multicast() || self.joined.contains(&group));
+        (!known).then_some((group, port))
     }
 
     /// What the local programs listen on now.

@@ -102,6 +102,8 @@ pub struct BroadcastMachine {
     /// When it was asked for last.
     surveyed: Option<Instant>,
     next_survey: Option<Instant>,
+    /// Destinations without a listener for which the sockets were looked at since.
+    asked: BTreeSet<(Ipv4Addr, u16)>,
     /// Groups that local programs joined.
     joined: BTreeSet<Ipv4Addr>,
     /// Groups that are joined on the virtual device on their behalf.
@@ -128,6 +130,7 @@ impl BroadcastMachine {
             local: None,
             surveyed: None,
             next_survey: None,
+            asked: BTreeSet::new(),
             joined: BTreeSet::new(),
             held: BTreeSet::new(),
             ident: 0,
@@ -239,6 +242,12 @@ impl BroadcastMachine {
     fn next_ident(&mut self) -> u16 {
         self.ident = self.ident.wrapping_add(1);
         self.ident
+    }
+
+    /// Datagrams and fragments beyond the limits so far.
+    #[must_use]
+    pub fn limited_so_far(&self) -> u64 {
+        self.counters.dropped_limited
     }
 
     pub fn count_copies(&mut self, packets: u64) {

@@ -253,7 +253,16 @@ fn sockets_are_looked_at_when_they_may_have_changed_and_not_more_often() {
     assert!(!machine.wants_local(ms(500), &known));
     assert!(machine.wants_local(ms(500), &unknown));
     assert!(!machine.wants_local(ms(599), &unknown));
-    assert!(machine.wants_local(ms(1500), &known), "old");
+    assert!(!machine.wants_local(ms(700), &unknown), "a storm to a port where nobody listens has been asked for");
+    let other = batch(&Datagram { destination_port: 10, ..datagram(MEMBER, Ipv4Addr::BROADCAST, b"x") });
+    assert!(machine.wants_local(ms(700), &other));
+    assert!(machine.wants_local(ms(1700), &known), "old");
+    assert!(machine.wants_local(ms(1800), &unknown), "a listener may have come since");
+    for port in 1000..2000 {
+        let many = batch(&Datagram { destination_port: port, ..datagram(MEMBER, Ipv4Addr::BROADCAST, b"x") });
+        let _ = machine.wants_local(ms(2000), &many);
+    }
+    assert_eq!(machine.asked.len(), 64);
 }
 
 #[test]
