@@ -73,7 +73,8 @@ fn varint(reader: &mut Reader<'_>) -> Option<usize> {
 }
 
 /// What a game that is open to the LAN announces: `[MOTD]name[/MOTD][AD]port[/AD]`.
-pub(in crate::browser) fn announced(payload: &[u8]) -> Option<(String, u16)> {
+#[must_use]
+pub fn announced(payload: &[u8]) -> Option<(String, u16)> {
     let text = std::str::from_utf8(payload).ok()?;
     let between = |open: &str, close: &str| text.split_once(open)?.1.split_once(close).map(|(inner, _)| inner);
     let port = between("[AD]", "[/AD]")?.parse().ok().filter(|port| *port != 0)?;

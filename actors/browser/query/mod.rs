@@ -9,7 +9,7 @@ mod quake3;
 mod reader;
 mod teeworlds;
 
-pub(super) use minecraft::announced;
+pub use minecraft::announced;
 pub use reader::tidy;
 
 /// Bytes that one conversation may bring in; more end it.
