@@ -105,6 +105,8 @@ fn games_of_two_members_are_listed_on_the_third() {
     for bad in ["openttd", "OpenTTD:3979", "openttd:0", "a:1:0"] {
         a.cli(&["games", "--host", bad]).expect_failure(&["openttd"]);
     }
+    let twice = ["games", "--host", "openttd:3979", "--host", "openttd:3979:3980"];
+    a.cli(&twice).expect_failure(&["openttd:3979 is there twice"]);
 }
 
 /// What Minecraft's own LAN announcement says is enough.

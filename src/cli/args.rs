@@ -98,7 +98,7 @@ pub(super) struct GamesArgs {
     /// A server on this computer, as GAME:PORT or GAME:PORT:QUERY-PORT; may be repeated, replaces what was said before
     #[arg(long, value_name = "GAME:PORT")]
     pub(super) host: Vec<String>,
-    /// Show your friends only what LANrage sees by itself
+    /// Take back the servers that --host named
     #[arg(long, conflicts_with = "host")]
     pub(super) no_host: bool,
     #[command(flatten)]
