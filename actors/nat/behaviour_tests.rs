@@ -177,6 +177,14 @@ fn ports_that_are_counted_are_predicted() {
         let next = SocketAddr::from((OUTSIDE, before.wrapping_add_signed(step)));
         assert_eq!(run.client.predicted().first(), Some(&next));
     }
+    // One server with several ports will do.
+    for servers in [[full(1)], [two_ports(1)]] {
+        let nat = behind(AddressAndPortDependent, AddressAndPortDependent, Ports::Counted(1));
+        let mut run = Run::start(nat, &servers, true);
+        run.run(Duration::from_secs(6));
+        let next = SocketAddr::from((OUTSIDE, run.nat().maps_made() + 1));
+        assert!(run.client.predicted().contains(&next), "{:?}", run.client.v4());
+    }
     let nat = behind(AddressAndPortDependent, AddressAndPortDependent, Ports::Random);
     let mut run = Run::start(nat, &[plain(1), plain(2), plain(3)], true);
     run.run(Duration::from_secs(6));

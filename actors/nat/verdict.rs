@@ -61,13 +61,16 @@ pub fn mapping(evidence: &[Evidence], local_port: u16, complete: bool) -> Mappin
         Dependence::Unknown
     };
     let last = votes.values().max_by_key(|vote| vote.order).map(|vote| vote.mapped);
-    let mapped = if kind.is_symmetric() { cluster(&votes).last().copied().or(last) } else { winner };
+    // How ports are given out several operators tell together. A single one is asked at its other ports, too.
+    let in_order: Vec<Evidence> = if votes.len() == 1 { heard.to_vec() } else { votes.values().copied().collect() };
+    let cluster = if kind.is_symmetric() { cluster(&in_order) } else { Vec::new() };
+    let mapped = if kind.is_symmetric() { cluster.last().copied().or(last) } else { winner };
     let preserving = votes.values().filter(|vote| vote.mapped.port() == local_port).count();
     Mapping {
         kind,
         mapped,
         port_preserving: (!votes.is_empty()).then_some(preserving * 2 > votes.len()),
-        port_step: if kind.is_symmetric() { step(&cluster(&votes)) } else { None },
+        port_step: step(&cluster),
     }
 }
 
@@ -131,8 +134,8 @@ fn ports_of_one_address(evidence: &[Evidence]) -> Dependence {
 
 /// The mappings near each other, in the order in which they were made. All but at most one must be: the one may be a lie,
 /// or a mapping of long ago.
-fn cluster(votes: &BTreeMap<IpAddr, Evidence>) -> Vec<SocketAddr> {
-    let mut by_order: Vec<_> = votes.values().collect();
+fn cluster(votes: &[Evidence]) -> Vec<SocketAddr> {
+    let mut by_order: Vec<_> = votes.iter().collect();
     by_order.sort_by_key(|vote| vote.order);
     let near = |a: SocketAddr, b: SocketAddr| {
         let width = MAX_STEP.saturating_mul(u16::try_from(votes.len()).unwrap_or(u16::MAX));

@@ -15,6 +15,9 @@ pub(crate) const RELAY_PORT: u16 = 41_641;
 /// How often a game's datagram is sent.
 pub(crate) const TICK: Duration = Duration::from_millis(20);
 
+/// A pair without an answer for as long is not connected, however short a time it has to become direct.
+const FIRST_WITHIN: Duration = Duration::from_secs(20);
+
 /// A public node on a server of the internet, reachable at all its addresses, and at TCP 443.
 pub(crate) fn public_node(internet: &Internet<'_>, server: usize, others: &[&Relay]) -> Relay {
     let server = &internet.servers[server];
@@ -112,7 +115,7 @@ impl<'lab> Meeting<'lab> {
         let first = loop {
             match stream.first_answer(start) {
                 Some(first) => break Some(first),
-                None if start.elapsed() > patience => break None,
+                None if start.elapsed() > patience.max(FIRST_WITHIN) => break None,
                 None => std::thread::sleep(Duration::from_millis(10)),
             }
         };
@@ -141,12 +144,14 @@ impl<'lab> Meeting<'lab> {
         Ok((stream, met))
     }
 
-    /// When the answer of each answered echo came, and which way both went.
+    /// When the answer of each answered echo came, and which way both went. Those of which nothing was seen on the internet,
+    /// as on a busy machine some pass unseen, are left out where they must have been there.
     pub(crate) fn ways(&self, stream: &Stream, since: Instant) -> Vec<(Instant, Way)> {
         let [a, b] = ends(&self.sites);
         let echoes = stream.echoes().into_iter().filter(|echo| echo.sent >= since);
         let times = echoes.filter_map(|echo| Some((echo.sent, echo.answered?)));
-        times.map(|(sent, answered)| (answered, self.watch.way([&a, &b], sent, answered))).collect()
+        let ways = times.map(|(sent, answered)| (answered, self.watch.way([&a, &b], sent, answered)));
+        ways.filter(|(_, way)| *way != Way::Local || self.sites.len() == 1).collect()
     }
 
     /// The way of the last echoes.

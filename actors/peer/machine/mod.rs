@@ -461,6 +461,8 @@ fn accept(
 }
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod nat_tests;
 #[cfg(test)]
 mod tests;

@@ -8,20 +8,20 @@ use crate::wire::{Contact, Endpoint, RelayToken, Ticket, icmp, ip};
 pub(super) const IP_A: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 1);
 pub(super) const IP_B: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 2);
 
-struct End {
-    machine: PeerMachine,
+pub(super) struct End {
+    pub(super) machine: PeerMachine,
     addr: SocketAddr,
-    ip: Ipv4Addr,
+    pub(super) ip: Ipv4Addr,
     delivered: Vec<Vec<u8>>,
     events: Vec<PeerEvent>,
     pings: Vec<(PingId, Result<Duration, PingError>)>,
 }
 
-struct Net {
-    ends: [End; 2],
-    now: Instant,
+pub(super) struct Net {
+    pub(super) ends: [End; 2],
+    pub(super) now: Instant,
     latency: Duration,
-    flying: Vec<(Instant, usize, DatagramBatch)>,
+    pub(super) flying: Vec<(Instant, usize, DatagramBatch)>,
     /// Datagrams to this end are lost.
     cut: Option<usize>,
     /// Straight datagrams are lost.
@@ -61,7 +61,7 @@ pub(super) fn spec(n: u8, ip: Ipv4Addr, psk: u8, candidates: &[SocketAddr]) -> P
 }
 
 impl Net {
-    fn new(psk_b: u8, b_knows_a: bool) -> Self {
+    pub(super) fn new(psk_b: u8, b_knows_a: bool) -> Self {
         let now = Instant::now();
         let addrs: [SocketAddr; 2] = [([203, 0, 113, 1], 1000).into(), ([198, 51, 100, 2], 2000).into()];
         let networks = LocalNetworks::default;
@@ -145,13 +145,13 @@ impl Net {
         }
     }
 
-    fn with(&mut self, end: usize, act: impl FnOnce(&mut PeerMachine, Instant, &mut Outputs)) {
+    pub(super) fn with(&mut self, end: usize, act: impl FnOnce(&mut PeerMachine, Instant, &mut Outputs)) {
         let mut outputs = Outputs::default();
         act(&mut self.ends[end].machine, self.now, &mut outputs);
         self.absorb(end, outputs);
     }
 
-    fn run(&mut self, time: Duration) {
+    pub(super) fn run(&mut self, time: Duration) {
         let until = self.now + time;
         loop {
             let timers = self.ends.iter().map(|end| end.machine.poll_timeout().0);

@@ -494,6 +494,30 @@ fn the_relays_kept_warm_are_two_machines() {
     assert!(count(other_port) <= 5 && count(relay(3)) <= 5, "{asked:?}");
 }
 
+/// Nor is the member's own address, where it does answer, one at which others can be flooded who share it.
+#[test]
+fn ports_beside_one_that_answers_are_asked_within_bounds() {
+    let mut sim = Sim::new(&[endpoint(1)]);
+    let beside = std::cell::Cell::new(0);
+    let (mut worst, mut least) = (0, usize::MAX);
+    for second in 0..120u16 {
+        let ports = (0..12).map(|n| SocketAddr::new(endpoint(1).ip(), 10_000 + second * 12 + n));
+        let named: Vec<SocketAddr> = ports.chain([endpoint(1)]).collect();
+        sim.paths.set_contact(sim.now, &contact(&named, &[]), &Contact::default(), &LocalNetworks::default());
+        sim.paths.restart_probing(sim.now);
+        let until = sim.now + Duration::from_secs(1);
+        sim.run(until, |to| {
+            beside.set(beside.get() + usize::from(to != endpoint(1)));
+            (to == endpoint(1)).then_some(Duration::from_millis(5))
+        });
+        if second % 10 == 9 {
+            let asked = beside.replace(0);
+            (worst, least) = (worst.max(asked), least.min(asked));
+        }
+    }
+    assert!(worst <= 3 * 40 + 5 && least >= 40, "{least} to {worst} in ten seconds");
+}
+
 #[test]
 fn streams_come_last_and_relays_reached_by_them_too() {
     let networks = LocalNetworks::default();
