@@ -119,6 +119,32 @@ pub(super) fn socket_path(folder: &Path, file: &str) -> io::Result<(PathBuf, Opt
     Ok((short, Some(held)))
 }
 
+/// Reads `bytes` as each process would, to the end or an error.
+#[cfg(fuzzing)]
+pub fn read_all(bytes: &[u8]) {
+    use super::messages::{FromInside, FromNode, ToInside, ToNode};
+    fn each<T: DeserializeOwned>(bytes: &[u8], look: impl Fn(T)) {
+        use std::io::Write as _;
+        let (mut one, other) = UnixStream::pair().expect("a pair of sockets");
+        // The kernel holds that much of one write.
+        one.write_all(&bytes[..bytes.len().min(2 * MAX_LINE)]).expect("written");
+        drop(one);
+        let mut channel = Channel::new(other);
+        while let Ok(Some((message, descriptor))) = channel.receive::<T>() {
+            assert!(descriptor.is_none());
+            look(message);
+        }
+    }
+    each(bytes, |message: ToNode| {
+        if let ToNode::Device(network) = message {
+            let _ = network.address();
+        }
+    });
+    each(bytes, |_: FromNode| ());
+    each(bytes, |_: ToInside| ());
+    each(bytes, |_: FromInside| ());
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;

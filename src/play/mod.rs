@@ -18,5 +18,8 @@ pub(crate) use inside::run as run_inside;
 pub(crate) use node::Sessions;
 pub(crate) use supervisor::{Order, run};
 
+#[cfg(fuzzing)]
+pub use channel::read_all;
+
 /// In the data folder.
 const SOCKET_FILE: &str = "play.sock";
