@@ -3,8 +3,9 @@
 //!
 //! No state is kept for a client, and an answer goes only to where the request came from. It is never longer than the
 //! request, except that header and XOR-MAPPED-ADDRESS are always given: a bare request of 20 bytes gets 32 (IPv4) or 44
-//! (IPv6), which is 1.25 and 1.35 times its length on the wire. So RFC 5780's OTHER-ADDRESS and RESPONSE-ORIGIN reach
-//! only clients that fill their requests up, as LANrage does: somebody who forges the sender gains nothing worth having.
+//! (IPv6), which is 1.25 and 1.35 times its length on the wire; and that an error, which names what was not understood,
+//! may be 12 bytes longer. So RFC 5780's OTHER-ADDRESS and RESPONSE-ORIGIN reach only clients that fill their requests up,
+//! as LANrage does: somebody who forges the sender gains nothing worth having.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
