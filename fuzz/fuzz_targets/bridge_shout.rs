@@ -45,8 +45,13 @@ fuzz_target!(|bytes: &[u8]| {
         now += Duration::from_millis(u64::from(len));
         let mut packet = piece.to_vec();
         if packet.len() >= 28 {
+            // Nothing random is a whole datagram: what is behind that check is to be reached.
+            let len = u16::try_from(packet.len()).unwrap_or(0);
             packet[0] = 0x45;
+            packet[2..4].copy_from_slice(&len.to_be_bytes());
+            packet[6..8].fill(0);
             packet[9] = ip::UDP;
+            packet[24..26].copy_from_slice(&(len - 20).to_be_bytes());
             packet[26..28].fill(0);
             ip::write_header_checksum(&mut packet[..20]);
         }
