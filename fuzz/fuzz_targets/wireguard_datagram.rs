@@ -39,7 +39,11 @@ fuzz_target!(|input: (u8, u8, Vec<u8>)| {
     for (kind, run) in runs(&bytes, usize::from(stride)) {
         assert_eq!(gate.judge([198, 51, 100, 1].into(), run, &mut cookie), Verdict::Foreign);
         let source = Endpoint { relayed: kind.relayed, ..Endpoint::direct(from) };
-        machine.handle_inbound(now, &DatagramBatch::with_header(run, source, usize::from(stride), usize::from(kind.relayed)), &mut out);
+        machine.handle_inbound(
+            now,
+            &DatagramBatch::with_header(run, source, usize::from(stride), usize::from(kind.relayed)),
+            &mut out,
+        );
     }
     assert!(out.deliver.is_none_or(|batch| batch.is_empty()), "nothing forged gets in");
 });
