@@ -254,6 +254,21 @@ fn the_game_begins_as_the_caller_began() {
 }
 
 #[test]
+fn a_running_game_learns_of_new_friends() {
+    let Some(lab) = Lab::with_programs(PROGRAMS) else { return };
+    let [a_host, b_host] = lab.lan(["a", "b"]);
+    let a = node(&a_host, "anns-pc");
+    let (code, _) = a.create();
+    let game = spawn(&a, &["--", "sh", "-c", "until getent hosts bobs-pc; do sleep 0.1; done"]);
+    wait_plays(&a, 1);
+    let b = node(&b_host, "bobs-pc");
+    b.join(&code);
+    let said = game.finish(PATIENCE).expect_ok();
+    assert!(said.stdout.starts_with(&b.virtual_ip().to_string()) && said.stderr.is_empty(), "{}", said.all());
+    shown("a friend that joins while the game runs is known to it by name");
+}
+
+#[test]
 fn both_sides_of_a_machine_have_their_ports() {
     let Some(lab) = Lab::with_programs(PROGRAMS) else { return };
     let [a_host, b_host] = lab.lan(["a", "b"]);
