@@ -224,8 +224,14 @@ impl PeerMachine {
     /// IP packets for the peer.
     pub fn handle_outbound(&mut self, now: Instant, batch: &PacketBatch, out: &mut Outputs) {
         let Some(way) = self.sendable_way() else {
+            let path = self.paths.selected().is_some();
             for packet in batch.iter() {
-                self.counters.dropped_staged += self.stage.push(packet, batch.class());
+                // It goes to members who are away as well, and nobody looks for them for its sake.
+                if !path && self.is_shout(packet) {
+                    self.counters.dropped_away += 1;
+                } else {
+                    self.counters.dropped_staged += self.stage.push(now, packet, batch.class());
+                }
             }
             self.handle_timeout(now, out);
             return;
@@ -239,6 +245,11 @@ impl PeerMachine {
         }
         out.transmits.append(&mut self.redundant.copies);
         self.paths.on_sent(now);
+    }
+
+    fn is_shout(&self, packet: &[u8]) -> bool {
+        let destination = Ipv4Packet::parse(packet).map(|packet| packet.destination());
+        destination.is_ok_and(|ip| is_broadcast_or_multicast(ip, self.range.unwrap_or(Ipv4Range::DEFAULT)))
     }
 
     fn sendable(&self) -> bool {
@@ -329,6 +340,7 @@ impl PeerMachine {
 
     /// After input: packets that waited go out once they can, and changes are told.
     fn settle(&mut self, now: Instant, out: &mut Outputs) {
+        self.counters.dropped_staged += self.stage.expire(now);
         if let Some(way) = self.sendable_way().filter(|_| !self.stage.is_empty()) {
             while let Some((packet, class)) = self.stage.pop() {
                 self.encrypt(&way, class, &packet, out);
@@ -372,6 +384,7 @@ impl PeerMachine {
                 self.paths.tick(now, &mut probes);
             }
         }
+        self.counters.dropped_staged += self.stage.expire(now);
         out.doubt |= self.paths.take_doubt(now, !self.stage.is_empty());
         for probe in &probes {
             self.send_probe(&probe.way, Probe::Ping { id: probe.id }, out);

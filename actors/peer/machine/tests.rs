@@ -31,6 +31,8 @@ pub(super) struct Net {
     /// Offers seen on relays.
     offers: u32,
     last_offer: Vec<u8>,
+    /// How often the first end doubted its own address.
+    doubts: u32,
     /// Percent of all datagrams lost.
     loss: Option<(u32, StdRng)>,
 }
@@ -80,6 +82,7 @@ impl Net {
             relays: RELAYS.map(|addr| (addr, Some(Duration::from_millis(15)))).to_vec(),
             offers: 0,
             last_offer: Vec::new(),
+            doubts: 0,
             loss: None,
         }
     }
@@ -105,11 +108,12 @@ impl Net {
 
     fn absorb(&mut self, from: usize, outputs: Outputs) {
         let end = &mut self.ends[from];
-        for batch in outputs.deliver.iter() {
+        for batch in outputs.deliver.iter().chain(&outputs.broadcast) {
             end.delivered.extend(batch.iter().map(<[u8]>::to_vec));
         }
         end.events.extend(outputs.events);
         end.pings.extend(outputs.pings);
+        self.doubts += u32::from(outputs.doubt && from == 0);
         let source = end.addr;
         for transmit in outputs.transmits {
             if let Some((percent, rng)) = &mut self.loss
@@ -231,6 +235,54 @@ fn packets_sent_before_the_path_are_not_lost() {
     net.send(0, &[&early]);
     net.run(Duration::from_millis(200));
     assert_eq!(net.ends[1].delivered, [early]);
+}
+
+/// The member is away, and the games here shout and ask for it; then it comes back. What it gets, and how often this
+/// machine doubted its address in the last minute.
+fn away(to: Ipv4Addr) -> (Vec<u8>, u32, PeerCounters) {
+    let mut net = Net::new(7, true);
+    net.ends[0].machine.set_range(Some(Ipv4Range::DEFAULT));
+    net.ends[1].machine.set_range(Some(Ipv4Range::DEFAULT));
+    net.cut = Some(1);
+    for second in 0..120 {
+        if second == 60 {
+            net.doubts = 0;
+        }
+        net.send(0, &[&packet(IP_A, to, second, 100)]);
+        net.run(Duration::from_secs(1));
+    }
+    let doubts = net.doubts;
+    net.cut = None;
+    net.run(Duration::from_secs(20));
+    assert!(net.ends[1].machine.is_connected());
+    let got = net.ends[1].delivered.iter().map(|packet| packet[30]).collect();
+    (got, doubts, net.ends[0].machine.counters)
+}
+
+#[test]
+fn who_was_away_does_not_hear_what_was_shouted_meanwhile() {
+    for to in [Ipv4Addr::BROADCAST, Ipv4Range::DEFAULT.broadcast(), Ipv4Addr::new(224, 0, 2, 60)] {
+        let (got, doubts, counters) = away(to);
+        assert_eq!((got, doubts), (vec![], 0), "{to}: and nobody was asked about this machine's address");
+        assert_eq!((counters.dropped_away, counters.dropped_staged), (120, 0));
+    }
+    let (got, doubts, counters) = away(IP_B);
+    assert!(got.len() <= 5 && doubts > 0, "{got:?}, {doubts}");
+    assert_eq!(counters.dropped_staged + got.len() as u64, 120);
+}
+
+#[test]
+fn a_shout_waits_for_a_session_that_is_being_made() {
+    let mut net = Net::new(7, true);
+    while net.ends[0].machine.paths.selected().is_none() {
+        net.run(Duration::from_millis(1));
+    }
+    assert!(!net.ends[0].machine.sendable());
+    net.ends[1].machine.set_range(Some(Ipv4Range::DEFAULT));
+    let shout = packet(IP_A, Ipv4Addr::BROADCAST, 1, 100);
+    net.send(0, &[&shout]);
+    net.run(Duration::from_millis(100));
+    assert_eq!(net.ends[1].delivered, [shout]);
 }
 
 #[test]
