@@ -55,7 +55,8 @@ pub fn wanted(interfaces: &[Interface], own: &str, range: Option<Ipv4Range>) -> 
         .iter()
         .filter(|it| it.up && it.broadcast && it.name != own)
         .filter(|it| matches!(it.kind, Kind::Ordinary | Kind::Bridge))
-        .filter(|it| !INNER_PREFIXES.iter().any(|prefix| it.name.starts_with(prefix)))
+        // A bridge is known by its ports: routers call theirs br-lan.
+        .filter(|it| it.kind == Kind::Bridge || !INNER_PREFIXES.iter().any(|prefix| it.name.starts_with(prefix)))
         .filter_map(|it| {
             // An address of the party elsewhere is the party by another way (`ip link` under another name, a bridge).
             let usable = |ip: &Ipv4Addr| !range.is_some_and(|range| range.contains(*ip)) && !ip.is_unspecified();
@@ -97,10 +98,12 @@ mod tests {
             interface("br0", 9, Kind::Bridge, [10, 2, 0, 8]),
             interface("br1", 10, Kind::Inner, [172, 18, 0, 1]),
             interface("docker0", 11, Kind::Ordinary, [172, 17, 0, 1]),
+            interface("br-lan", 13, Kind::Bridge, [10, 3, 0, 8]),
+            interface("br-1a2b3c", 14, Kind::Inner, [172, 19, 0, 1]),
             Interface { addresses: vec![], ..interface("eth3", 12, Kind::Ordinary, [0; 4]) },
         ];
         let wanted = wanted(&list, "lanrage0", Some(Ipv4Range::DEFAULT));
-        assert_eq!(wanted.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["eth0", "wlan0", "br0"]);
+        assert_eq!(wanted.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["eth0", "wlan0", "br0", "br-lan"]);
         assert_eq!(wanted[0].sources, [Ipv4Addr::new(10, 0, 0, 7)]);
         assert_eq!(wanted[0].broadcasts, [Ipv4Addr::new(10, 0, 0, 255)]);
     }

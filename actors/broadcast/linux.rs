@@ -38,7 +38,7 @@ pub struct LinuxSystem {
 
 impl System for LinuxSystem {
     fn interfaces(&mut self) -> io::Result<Vec<Interface>> {
-        Ok(pnet_datalink::interfaces().iter().map(interface).collect())
+        listed(&pnet_datalink::interfaces())
     }
 
     fn capture(&mut self, wanted: &Wanted) -> Result<Box<dyn Capture>, CaptureError> {
@@ -101,6 +101,14 @@ impl LinuxSystem {
 fn proc_net(name: &str) -> io::Result<String> {
     fs::read_to_string(format!("/proc/thread-self/net/{name}"))
         .or_else(|_| fs::read_to_string(format!("/proc/net/{name}")))
+}
+
+/// None at all is how a failure shows: a machine has at least its loopback.
+fn listed(interfaces: &[NetworkInterface]) -> io::Result<Vec<Interface>> {
+    if interfaces.is_empty() {
+        return Err(io::Error::other("the system lists no network interface"));
+    }
+    Ok(interfaces.iter().map(interface).collect())
 }
 
 fn interface(it: &NetworkInterface) -> Interface {
@@ -277,6 +285,11 @@ mod tests {
         let interfaces = system.interfaces().unwrap();
         let loopback = interfaces.iter().find(|it| it.name == "lo").unwrap();
         assert!(!loopback.broadcast);
+    }
+
+    #[test]
+    fn no_interfaces_are_a_failure_and_not_a_reason_to_end_the_captures() {
+        assert!(listed(&[]).is_err());
     }
 
     #[test]
