@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 /// For a member's first answer on the local network and its hello. Both take a round trip.
 pub const SETTLE: Duration = Duration::from_secs(5);
+/// Who was here so lately and has never said that it bridges is not waited for again: else a member whose connection
+/// comes and goes holds the bridge up for ever.
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// Hellos are sent this often.
 pub const HELLO_EVERY: Duration = Duration::from_secs(10);
 /// Without a hello for so long, a member bridges no more: three lost ones are forgiven.
@@ -28,6 +31,12 @@ impl Network {
     pub fn contains(&self, ip: Ipv4Addr) -> bool {
         let mask = self.mask();
         ip.to_bits() & mask == self.ip.to_bits() & mask
+    }
+
+    /// With the same addresses in it.
+    #[must_use]
+    pub fn is_same(&self, other: Self) -> bool {
+        self.prefix == other.prefix && self.contains(other.ip)
     }
 
     #[must_use]
@@ -60,6 +69,8 @@ pub struct Member {
 #[derive(Debug)]
 struct Neighbour {
     connected: Option<Instant>,
+    /// When it was waited for, and when it was last seen connected.
+    seen: Option<(Instant, Instant)>,
     live: Vec<Ipv4Addr>,
     named: Vec<Ipv4Addr>,
     /// When the last hello came, and the networks in it.
@@ -77,10 +88,13 @@ impl Neighbours {
         let mut before = std::mem::take(&mut self.0);
         for member in members {
             let known = before.remove(&member.ip);
-            let (since, bridges) = known.map_or((None, None), |it| (it.connected, it.bridges));
-            let connected = member.connected.then(|| since.unwrap_or(now));
+            let (since, seen, bridges) = known.map_or((None, None, None), |it| (it.connected, it.seen, it.bridges));
+            let lately = |at: Instant| now.saturating_duration_since(at) < REMEMBERED;
+            let again = seen.filter(|(_, last)| bridges.is_none() && lately(*last)).map(|(first, _)| first);
+            let connected = member.connected.then(|| since.or(again).unwrap_or(now));
             came |= connected.is_some() && since.is_none();
-            let neighbour = Neighbour { connected, live: member.live, named: member.named, bridges };
+            let seen = connected.map(|first| (first, now)).or(seen);
+            let neighbour = Neighbour { connected, seen, live: member.live, named: member.named, bridges };
             self.0.insert(member.ip, neighbour);
         }
         came
@@ -207,12 +221,30 @@ mod tests {
 
     #[test]
     fn who_comes_back_is_waited_for_again() {
+        for (away, bridges) in [(REMEMBERED, false), (SETTLE, true)] {
+            let start = Instant::now();
+            let mut neighbours = Neighbours::default();
+            neighbours.set(start, vec![member(LOW, false)]);
+            if bridges {
+                neighbours.hello(start, LOW, vec![THERE]);
+            }
+            neighbours.set(start + SETTLE, vec![Member { connected: false, ..member(LOW, false) }]);
+            assert!(neighbours.settled(start + SETTLE, HOME));
+            let back = start + SETTLE + away;
+            assert!(neighbours.set(back, vec![member(LOW, false)]));
+            assert!(!neighbours.settled(back, HOME), "{away:?}, {bridges}");
+        }
+    }
+
+    #[test]
+    fn who_comes_and_goes_all_the_time_holds_nothing_up() {
         let start = Instant::now();
         let mut neighbours = Neighbours::default();
-        neighbours.set(start, vec![member(LOW, false)]);
-        neighbours.set(start + SETTLE, vec![Member { connected: false, ..member(LOW, false) }]);
-        assert!(neighbours.settled(start + SETTLE, HOME));
-        assert!(neighbours.set(start + 2 * SETTLE, vec![member(LOW, false)]));
-        assert!(!neighbours.settled(start + 2 * SETTLE, HOME));
+        for second in 0..200 {
+            let now = start + Duration::from_secs(second);
+            let here = Member { connected: second % 3 != 2, ..member(LOW, false) };
+            neighbours.set(now, vec![here]);
+            assert_eq!(neighbours.settled(now, HOME), now >= start + SETTLE || second % 3 == 2, "after {second} s");
+        }
     }
 }
