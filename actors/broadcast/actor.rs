@@ -1,20 +1,24 @@
 #![allow(missing_debug_implementations, reason = "actix addresses have no Debug")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::{Duration, Instant};
 
 use actix::dev::SendError;
+use actix::fut::wrap_future;
 use actix::prelude::*;
 
-use super::bridge::messages::{FromBridge, ReadAlong};
+use super::bridge::messages::{FromBridge, GuestPorts, ReadAlong};
 use super::captures::Captures;
+use super::interfaces::Interface;
+use super::local::Local;
 use super::machine::{BroadcastMachine, Outputs, Settings};
 use super::messages::{BindBroadcast, FromDevice, FromMember, GetBroadcast, SetGameRules};
 use super::system::System;
-use crate::browser::messages::Announcement;
+use crate::browser::messages::{Announcement, MINECRAFT_PORT};
 use crate::peer::messages::Outbound;
 use crate::tun::messages::{AddRoute, Deliver, RemoveRoute, SetAddress};
 use crate::wire::PacketBatch;
@@ -29,6 +33,9 @@ const PACKETS_PER_POLL: u64 = 64;
 /// far more than to look at it. The kernel holds some hundred meanwhile, and announcements beside it are that late.
 const STORM_PAUSE: Duration = Duration::from_millis(2);
 
+/// Batches of members that wait while the sockets are looked at.
+const MAX_WAITING: usize = 64;
+
 /// End, as when the program is killed.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
@@ -38,7 +45,12 @@ pub struct Halt;
 pub struct BroadcastActor {
     machine: BroadcastMachine,
     outputs: Outputs,
-    system: Box<dyn System>,
+    /// Absent while another thread has it, to look at this machine.
+    system: Option<Box<dyn System>>,
+    /// A look at everything was wanted meanwhile.
+    look_again: bool,
+    /// What came out of tunnels meanwhile, or since what is known had grown old.
+    waiting: VecDeque<FromMember>,
     captures: Captures,
     device: String,
     links: Option<BindBroadcast>,
@@ -57,7 +69,9 @@ impl BroadcastActor {
             device: settings.device.clone(),
             machine: BroadcastMachine::new(settings),
             outputs: Outputs::default(),
-            system,
+            system: Some(system),
+            look_again: false,
+            waiting: VecDeque::new(),
             captures: Captures::default(),
             links: None,
             members: BTreeMap::new(),
@@ -69,7 +83,7 @@ impl BroadcastActor {
 
     fn flush(&mut self, ctx: &mut Context<Self>) {
         if std::mem::take(&mut self.outputs.survey) {
-            self.survey(ctx);
+            self.look(true, ctx);
         }
         let Self { machine, outputs, links, members, bridge, except, .. } = self;
         for batch in outputs.send.drain() {
@@ -97,18 +111,65 @@ impl BroadcastActor {
                 payload: it.payload,
             };
             // Who wants to read along and has no room misses one: the next comes soon.
-            let _ = bridge.as_ref().map(|bridge| bridge.try_send(announcement.clone()));
-            let _ = heard.map(|heard| heard.try_send(announcement));
+            if let Some(heard) = heard.filter(|_| announcement.destination_port == MINECRAFT_PORT) {
+                let _ = heard.try_send(announcement.clone());
+            }
+            let _ = bridge.as_ref().map(|bridge| bridge.try_send(announcement));
         }
         self.arm(ctx);
     }
 
-    /// Looks at this machine's interfaces, sockets and groups.
-    fn survey(&mut self, ctx: &mut Context<Self>) {
-        match self.system.interfaces() {
+    /// Looks at this machine's sockets and groups, and at its interfaces too if `all`: on another thread, because it may
+    /// take milliseconds, which no packet should wait.
+    fn look(&mut self, all: bool, ctx: &mut Context<Self>) {
+        let Some(system) = self.system.take() else {
+            self.look_again |= all;
+            return;
+        };
+        if system.is_quick() {
+            let (system, seen) = seen(system, all);
+            self.on_seen(system, seen, ctx);
+            return;
+        }
+        let looked = tokio::task::spawn_blocking(move || seen(system, all));
+        ctx.spawn(wrap_future::<_, Self>(looked).map(|looked, this, ctx| match looked {
+            Ok((system, seen)) => {
+                this.on_seen(system, seen, ctx);
+                if std::mem::take(&mut this.look_again) {
+                    this.look(true, ctx);
+                }
+                let now = now();
+                for FromMember { ip, batch } in std::mem::take(&mut this.waiting) {
+                    this.machine.on_member(now, ip, &batch, &mut this.outputs);
+                }
+                this.flush(ctx);
+            }
+            Err(error) => {
+                if let Ok(panic) = error.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        }));
+    }
+
+    fn on_seen(&mut self, mut system: Box<dyn System>, seen: Seen, ctx: &mut Context<Self>) {
+        if let Some(interfaces) = seen.interfaces {
+            self.on_interfaces(interfaces, system.as_mut(), ctx);
+        }
+        self.on_local(seen.local, system.as_mut());
+        self.system = Some(system);
+    }
+
+    fn on_interfaces(
+        &mut self,
+        interfaces: io::Result<Vec<Interface>>,
+        system: &mut dyn System,
+        ctx: &mut Context<Self>,
+    ) {
+        match interfaces {
             Ok(interfaces) => {
                 let wanted = self.machine.wanted_captures(&interfaces);
-                for number in self.captures.settle(wanted, self.system.as_mut()) {
+                for number in self.captures.settle(wanted, system) {
                     let generation = self.captures.generation(number);
                     ctx.spawn(CaptureLoop { number, generation, pause: None });
                 }
@@ -120,11 +181,10 @@ impl BroadcastActor {
         if let Some(problem) = self.captures.take_news() {
             tracing::warn!("{problem}");
         }
-        self.look_at_sockets();
     }
 
-    fn look_at_sockets(&mut self) {
-        match self.system.local() {
+    fn on_local(&mut self, local: io::Result<Local>, system: &mut dyn System) {
+        match local {
             Ok(local) => self.machine.set_local(local),
             Err(error) => tracing::debug!(%error, "the sockets of this machine cannot be read"),
         }
@@ -132,7 +192,7 @@ impl BroadcastActor {
         let list: Vec<Ipv4Addr> = groups.iter().copied().collect();
         let address = self.machine.own().map_or(Ipv4Addr::UNSPECIFIED, |own| own.ip);
         let mut held = groups;
-        for (group, error) in self.system.join(&self.device, address, &list) {
+        for (group, error) in system.join(&self.device, address, &list) {
             tracing::debug!(%group, %error, "the virtual device cannot join this group");
             held.remove(&group);
         }
@@ -197,6 +257,17 @@ enum Drained {
     /// There is no more for now, and most was beyond the limits.
     Storm,
     End,
+}
+
+/// What the system told.
+struct Seen {
+    interfaces: Option<io::Result<Vec<Interface>>>,
+    local: io::Result<Local>,
+}
+
+fn seen(mut system: Box<dyn System>, all: bool) -> (Box<dyn System>, Seen) {
+    let seen = Seen { interfaces: all.then(|| system.interfaces()), local: system.local() };
+    (system, seen)
 }
 
 /// Polls a capture with the actor at hand, so that a packet makes no hop between them.
@@ -284,6 +355,15 @@ impl Handler<ReadAlong> for BroadcastActor {
 
     fn handle(&mut self, ReadAlong(bridge): ReadAlong, _: &mut Self::Context) {
         self.bridge = Some(bridge);
+        self.machine.read_along();
+    }
+}
+
+impl Handler<GuestPorts> for BroadcastActor {
+    type Result = ();
+
+    fn handle(&mut self, GuestPorts(ports): GuestPorts, _: &mut Self::Context) {
+        self.machine.set_guests(ports);
     }
 }
 
@@ -303,13 +383,20 @@ impl Handler<FromBridge> for BroadcastActor {
 impl Handler<FromMember> for BroadcastActor {
     type Result = ();
 
-    fn handle(&mut self, FromMember { ip, batch }: FromMember, ctx: &mut Self::Context) {
+    fn handle(&mut self, message: FromMember, ctx: &mut Self::Context) {
         let now = now();
         self.run_due_timer(now);
-        if self.machine.wants_local(now, &batch) {
-            self.look_at_sockets();
+        if self.machine.wants_local(now, &message.batch) {
+            self.look(false, ctx);
         }
-        self.machine.on_member(now, ip, &batch, &mut self.outputs);
+        if self.system.is_some() {
+            self.machine.on_member(now, message.ip, &message.batch, &mut self.outputs);
+        } else if self.waiting.len() < MAX_WAITING {
+            // Which sockets there are will be known in a moment.
+            self.waiting.push_back(message);
+        } else {
+            self.machine.count_busy(message.batch.len() as u64);
+        }
         self.flush(ctx);
     }
 }
@@ -322,7 +409,9 @@ impl Handler<SetAddress> for BroadcastActor {
         self.machine.set_address(now, address);
         if address.is_none() {
             // Captures and groups end at once, not with the next survey.
-            self.survey(ctx);
+            self.captures.end_all();
+            self.machine.set_captured(self.captures.running());
+            self.look(true, ctx);
         }
         self.run_due_timer(now);
         self.flush(ctx);
@@ -378,3 +467,7 @@ impl Handler<GetBroadcast> for BroadcastActor {
         MessageResult(view)
     }
 }
+
+#[cfg(test)]
+#[path = "actor_tests.rs"]
+mod tests;

@@ -61,6 +61,11 @@ impl Captures {
         begun
     }
 
+    /// As if none were wanted.
+    pub fn end_all(&mut self) {
+        self.entries.clear();
+    }
+
     /// Tells one capture from the next of the same number.
     #[must_use]
     pub fn generation(&self, number: u8) -> u64 {

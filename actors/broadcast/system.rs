@@ -9,6 +9,11 @@ use super::local::Local;
 
 /// The networks and sockets of this machine.
 pub trait System: Send {
+    /// `interfaces` and `local` take no time: they need no other thread.
+    fn is_quick(&self) -> bool {
+        false
+    }
+
     /// # Errors
     /// When the system does not tell them.
     fn interfaces(&mut self) -> io::Result<Vec<Interface>>;
@@ -59,6 +64,10 @@ pub enum CaptureError {
 pub struct NoSystem;
 
 impl System for NoSystem {
+    fn is_quick(&self) -> bool {
+        true
+    }
+
     fn interfaces(&mut self) -> io::Result<Vec<Interface>> {
         Ok(Vec::new())
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::messages::{Announcement, BrowserCounters, GameFacts, Hosted, ServerView, ServersView};
+use super::messages::{Announcement, BrowserCounters, GameFacts, Hosted, MINECRAFT_PORT, ServerView, ServersView};
 use super::query::{self, Answer, Language};
 use crate::party::messages::MemberHosts;
 
@@ -27,7 +27,6 @@ const MAX_ANNOUNCED_IN_ALL: usize = 64;
 const MAX_SERVERS: usize = 512;
 
 const MINECRAFT: &str = "minecraft-java";
-const MINECRAFT_PORT: u16 = 4445;
 
 type Key = (Ipv4Addr, u16, String);
 

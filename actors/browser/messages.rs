@@ -13,6 +13,8 @@ pub use crate::wire::Hosted;
 
 /// Longest payload that is handed over, bytes: what fits an Ethernet frame. Discovery datagrams are shorter.
 pub const MAX_ANNOUNCEMENT: usize = 1472;
+/// Where Minecraft says that it is open to the LAN: the only announcements that list a game.
+pub const MINECRAFT_PORT: u16 = 4445;
 
 /// A broadcast or multicast of a member, as it was delivered here.
 #[derive(Debug, Clone, PartialEq, Eq, Message)]

@@ -313,7 +313,11 @@ impl Node {
             })
             .await?;
         if let Some(bridge) = &self.bridge {
-            let links = BindBridge { carry: self.broadcast.clone().recipient(), peers: self.peers.clone().recipient() };
+            let links = BindBridge {
+                carry: self.broadcast.clone().recipient(),
+                guests: self.broadcast.clone().recipient(),
+                peers: self.peers.clone().recipient(),
+            };
             bridge.send(links).await?;
             self.broadcast.send(ReadAlong(bridge.clone().recipient())).await?;
         }

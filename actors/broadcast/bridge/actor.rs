@@ -14,9 +14,9 @@ use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 
 use super::hello;
-use super::linux::{self, Lan};
+use super::linux::{self, Lan, Seen};
 use super::machine::{BridgeMachine, Carried, MARK, OnLan, Shout, Side, SocketId, Sockets};
-use super::messages::{BindBridge, BridgeView, FromBridge, GetBridge};
+use super::messages::{BindBridge, BridgeView, FromBridge, GetBridge, GuestPorts};
 use super::neighbours::{Member, Network};
 use crate::broadcast::datagram::{Batches, Checksum, Datagram};
 use crate::browser::messages::Announcement;
@@ -47,6 +47,8 @@ pub struct BridgeActor {
     udp: UdpSockets,
     lans: Vec<LanState>,
     timer: Option<SpawnHandle>,
+    /// A look at the interfaces is under way.
+    looking: bool,
     buffer: Box<[u8]>,
     /// Problems that have been told.
     told: Vec<Option<String>>,
@@ -55,7 +57,8 @@ pub struct BridgeActor {
 #[derive(Default)]
 struct LanState {
     open: Option<Rc<Lan>>,
-    network: Option<Network>,
+    /// With the interface's index.
+    network: Option<(Network, u32)>,
     reader: Option<SpawnHandle>,
 }
 
@@ -69,6 +72,8 @@ struct UdpSockets {
     /// Since the readers were last seen to.
     opened: Vec<SocketId>,
     closed: Vec<SpawnHandle>,
+    /// Since BroadcastActor was told.
+    changed: bool,
 }
 
 impl Sockets for UdpSockets {
@@ -85,6 +90,7 @@ impl Sockets for UdpSockets {
             Ok((port, socket)) => {
                 self.open.insert(id, (Rc::new(socket), None));
                 self.opened.push(id);
+                self.changed = true;
                 Some(port)
             }
             Err(error) => {
@@ -96,6 +102,7 @@ impl Sockets for UdpSockets {
 
     fn close(&mut self, id: SocketId) {
         if let Some((_, reader)) = self.open.remove(&id) {
+            self.changed = true;
             self.closed.extend(reader);
         }
     }
@@ -125,8 +132,10 @@ impl BridgeActor {
                 open: HashMap::new(),
                 opened: Vec::new(),
                 closed: Vec::new(),
+                changed: false,
             },
             timer: None,
+            looking: false,
             buffer: vec![0; MAX_DATAGRAM].into_boxed_slice(),
         }
     }
@@ -136,6 +145,7 @@ impl BridgeActor {
         for reader in self.udp.closed.drain(..) {
             ctx.cancel_future(reader);
         }
+        self.tell_guests();
         for id in std::mem::take(&mut self.udp.opened) {
             if let Some((socket, reader)) = self.udp.open.get_mut(&id) {
                 *reader = Some(ctx.spawn(ReadSocket { id, socket: Rc::clone(socket) }));
@@ -153,6 +163,16 @@ impl BridgeActor {
         });
     }
 
+    /// At once: BroadcastActor would take the sockets for programs that want to hear what members shout. What does not get
+    /// through is told with the next change or timer.
+    fn tell_guests(&mut self) {
+        if self.udp.changed
+            && let Some(links) = &self.links
+        {
+            self.udp.changed = links.guests.try_send(GuestPorts(self.machine.guest_ports())).is_err();
+        }
+    }
+
     fn on_timeout(&mut self) {
         if let Some(payload) = self.machine.on_timeout(now(), &mut self.udp) {
             let carried = Carried { source_port: hello::PORT, destination: hello::GROUP, except: Vec::new() };
@@ -160,10 +180,36 @@ impl BridgeActor {
         }
     }
 
+    fn names(&self) -> Vec<String> {
+        self.udp.lans.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// On another thread: packets do not wait for it.
     fn look_at_interfaces(&mut self, ctx: &mut Context<Self>) {
-        for number in 0..self.lans.len() {
+        if std::mem::replace(&mut self.looking, true) {
+            return;
+        }
+        let (names, device) = (self.names(), self.udp.device.clone());
+        let looked = tokio::task::spawn_blocking(move || linux::look(&names, &device));
+        ctx.spawn(wrap_future::<_, Self>(looked).map(|seen, this, ctx| {
+            this.looking = false;
+            if let Ok(seen) = seen {
+                this.on_seen(seen, ctx);
+                this.settle(ctx);
+            }
+        }));
+    }
+
+    fn on_seen(&mut self, seen: Seen, ctx: &mut Context<Self>) {
+        let Self { machine, udp, .. } = self;
+        machine.set_index(now(), Side::Party, seen.device, udp);
+        for (number, found) in seen.lans.into_iter().enumerate().take(self.lans.len()) {
             let name = self.udp.lans[number].0.clone();
-            let found = linux::network_of(&name).and_then(|network| self.open_lan(number, &name, network, ctx));
+            let found = found.and_then(|(network, index)| Ok((self.machine.once(number, network)?, index)));
+            if let Ok((_, index)) = found {
+                self.machine.set_index(now(), Side::Lan(number), Some(index), &mut self.udp);
+            }
+            let found = found.and_then(|found| self.open_lan(number, &name, found, ctx));
             if let Err(problem) = &found
                 && self.told[number].as_ref() != Some(problem)
             {
@@ -187,12 +233,12 @@ impl BridgeActor {
         &mut self,
         number: usize,
         name: &str,
-        network: Network,
+        found: (Network, u32),
         ctx: &mut Context<Self>,
     ) -> Result<Network, String> {
         let lan = &mut self.lans[number];
-        if lan.open.is_some() && lan.network == Some(network) {
-            return Ok(network);
+        if lan.open.is_some() && lan.network == Some(found) {
+            return Ok(found.0);
         }
         if name == self.udp.device {
             return Err("it is LANrage's own device; name the one of your local network".to_owned());
@@ -211,8 +257,8 @@ impl BridgeActor {
         let open = Rc::new(open);
         lan.reader = Some(ctx.spawn(ReadLan { number, lan: Rc::clone(&open) }));
         lan.open = Some(open);
-        lan.network = Some(network);
-        Ok(network)
+        lan.network = Some(found);
+        Ok(found.0)
     }
 
     fn ask_peers(&self, ctx: &mut Context<Self>) {
@@ -421,11 +467,10 @@ impl Actor for BridgeActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        self.look_at_interfaces(ctx);
-        ctx.run_interval(LOOK_AT_INTERFACES_EVERY, |this, ctx| {
-            this.look_at_interfaces(ctx);
-            this.settle(ctx);
-        });
+        // There is no packet yet that could wait.
+        let seen = linux::look(&self.names(), &self.udp.device);
+        self.on_seen(seen, ctx);
+        ctx.run_interval(LOOK_AT_INTERFACES_EVERY, |this, ctx| this.look_at_interfaces(ctx));
         ctx.run_interval(ASK_PEERS_EVERY, |this, ctx| this.ask_peers(ctx));
     }
 }

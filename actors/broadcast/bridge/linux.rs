@@ -23,11 +23,28 @@ const FIRST_FREE_PORT: u16 = 1024;
 /// For a storm that is dropped anyway.
 const RECEIVE_BUFFER: usize = 256 * 1024;
 
+/// What the bridge needs to know of this machine's interfaces.
+#[derive(Debug)]
+pub struct Seen {
+    /// The network and index of each that was asked for, or what is wrong with it in words for the user.
+    pub lans: Vec<Result<(Network, u32), String>>,
+    /// Index of the virtual device.
+    pub device: Option<u32>,
+}
+
+/// Takes its time: the system is asked.
+#[must_use]
+pub fn look(names: &[String], device: &str) -> Seen {
+    let index = |name: &str| index_of(name).ok().and_then(|index| u32::try_from(index).ok());
+    let lan = |name: &String| {
+        let network = network_of(name)?;
+        Ok((network, index(name).ok_or_else(|| format!("there is no interface {name} any more"))?))
+    };
+    Seen { lans: names.iter().map(lan).collect(), device: index(device) }
+}
+
 /// The IPv4 network of the interface `name`.
-///
-/// # Errors
-/// In words for the user.
-pub fn network_of(name: &str) -> Result<Network, String> {
+fn network_of(name: &str) -> Result<Network, String> {
     let interfaces = get_if_addrs().map_err(|error| format!("the network interfaces cannot be listed: {error}"))?;
     let found = interfaces.iter().filter(|it| it.name == name).find_map(|it| match &it.addr {
         IfAddr::V4(v4) => Some(Network { ip: v4.ip, prefix: v4.prefixlen }),

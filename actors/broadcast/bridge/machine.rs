@@ -1,6 +1,6 @@
 //! What goes across between the bridged networks and the party.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
@@ -91,6 +91,7 @@ pub enum Why {
 #[derive(Debug)]
 struct Interface {
     name: String,
+    index: Option<u32>,
     network: Option<Network>,
     problem: Option<String>,
 }
@@ -99,6 +100,8 @@ struct Interface {
 pub struct BridgeMachine {
     interfaces: Vec<Interface>,
     own: Option<Address>,
+    /// Index of the virtual device.
+    device: Option<u32>,
     neighbours: Neighbours,
     guests: Table<usize>,
     remotes: Table<usize>,
@@ -116,10 +119,11 @@ impl BridgeMachine {
     /// Bridges the networks of the interfaces with these names; more than [`hello::MAX_NETWORKS`] are left out.
     #[must_use]
     pub fn new(interfaces: Vec<String>) -> Self {
-        let interface = |name| Interface { name, network: None, problem: None };
+        let interface = |name| Interface { name, index: None, network: None, problem: None };
         Self {
             interfaces: interfaces.into_iter().take(hello::MAX_NETWORKS).map(interface).collect(),
             own: None,
+            device: None,
             neighbours: Neighbours::default(),
             guests: Table::new(MAX_GUESTS, MAX_GUESTS_OF_ONE),
             remotes: Table::new(MAX_REMOTES, MAX_REMOTES_OF_ONE),
@@ -160,11 +164,11 @@ impl BridgeMachine {
         network: Result<Network, String>,
         sockets: &mut dyn Sockets,
     ) {
-        let Some(interface) = self.interfaces.get_mut(number) else { return };
-        let (network, problem) = match network {
+        let (network, problem) = match network.and_then(|it| self.once(number, it)) {
             Ok(network) => (Some(network), None),
             Err(problem) => (None, Some(problem)),
         };
+        let Some(interface) = self.interfaces.get_mut(number) else { return };
         interface.problem = problem;
         if interface.network != network {
             interface.network = network;
@@ -172,6 +176,49 @@ impl BridgeMachine {
             self.remotes.sweep(now, sockets, |side, _| side != number);
             self.next_hello = self.own.map(|_| now);
         }
+    }
+
+    /// `Ok` unless the network is one that is bridged by an interface of a lower number: all would be carried twice.
+    ///
+    /// # Errors
+    /// In words for the user.
+    pub fn once(&self, number: usize, network: Network) -> Result<Network, String> {
+        let same = |it: &&Interface| it.network.is_some_and(|other| other.is_same(network));
+        match self.interfaces.iter().take(number).find(same) {
+            None => Ok(network),
+            Some(first) => {
+                Err(format!("it is on the same network as {}, which is bridged already; name one of them", first.name))
+            }
+        }
+    }
+
+    /// The interface of that side is another now, by its index, though its name and address may be the same: the sockets
+    /// there stay with the one that is gone.
+    pub fn set_index(&mut self, now: Instant, side: Side, index: Option<u32>, sockets: &mut dyn Sockets) {
+        let known = match side {
+            Side::Party => &mut self.device,
+            Side::Lan(number) => match self.interfaces.get_mut(number) {
+                Some(interface) => &mut interface.index,
+                None => return,
+            },
+        };
+        if *known == index {
+            return;
+        }
+        let before = std::mem::replace(known, index);
+        if before.is_none() {
+            return;
+        }
+        match side {
+            Side::Party => self.guests.sweep(now, sockets, |_, _| false),
+            Side::Lan(number) => self.remotes.sweep(now, sockets, |side, _| side != number),
+        }
+    }
+
+    /// Ports of the guests on the virtual IP.
+    #[must_use]
+    pub fn guest_ports(&self) -> BTreeSet<u16> {
+        self.guests.ports().collect()
     }
 
     pub fn set_members(&mut self, now: Instant, members: Vec<Member>) {

@@ -239,3 +239,54 @@ fn a_refused_socket_and_a_lost_network_leave_nothing_behind() {
     assert_eq!(machine.view(now).networks[0].state, NetworkState::Idle);
     assert_eq!(machine.poll_timeout(), None);
 }
+
+#[test]
+fn sockets_do_not_outlive_the_interface_that_they_are_bound_to() {
+    let (now, mut ports) = (Instant::now(), Ports::default());
+    let mut machine = machine(now, &mut ports);
+    let sides = |ports: &Ports| ports.open.values().map(|(side, _)| *side).collect::<Vec<_>>();
+    let (party, lan) = (Side::Party, Side::Lan(0));
+    for side in [party, lan] {
+        machine.set_index(now, side, Some(7), &mut ports);
+    }
+    let talk = |machine: &mut BridgeMachine, ports: &mut Ports| {
+        machine.on_lan_shout(now, 0, shout(CONSOLE, limited(2342)), b"?", ports).unwrap();
+        assert_eq!(machine.on_party_shout(now, SocketAddrV4::new(FRIEND, 7), limited(8), b"!", ports).len(), 1);
+    };
+    talk(&mut machine, &mut ports);
+    assert_eq!(machine.guest_ports(), [CONSOLE.port()].into());
+    for side in [party, lan] {
+        machine.set_index(now, side, Some(7), &mut ports);
+    }
+    assert_eq!(ports.open.len(), 2, "as before");
+    machine.set_index(now, party, Some(8), &mut ports);
+    assert_eq!((sides(&ports), machine.guest_ports().len()), (vec![lan], 0));
+    talk(&mut machine, &mut ports);
+    machine.set_index(now, lan, None, &mut ports);
+    assert_eq!(sides(&ports), [party]);
+}
+
+#[test]
+fn one_network_by_two_interfaces_is_bridged_once() {
+    let (now, mut ports) = (Instant::now(), Ports::default());
+    let mut machine = BridgeMachine::new(vec!["eth0".into(), "wlan0".into()]);
+    machine.set_address(now, Some(Address { ip: OWN, range: Ipv4Range::DEFAULT }), &mut ports);
+    let second = Network { ip: Ipv4Addr::new(192, 168, 1, 3), ..LAN };
+    machine.set_network(now, 1, Ok(second), &mut ports);
+    let shouts = |machine: &mut BridgeMachine| {
+        let shouts = machine.on_party_shout(now, SocketAddrV4::new(FRIEND, 7), limited(8), b"!", &mut Ports::default());
+        shouts.iter().map(|it| it.network).collect::<Vec<_>>()
+    };
+    assert_eq!(shouts(&mut machine), [1]);
+    let mut ports = Ports::default();
+    let mut machine = BridgeMachine::new(vec!["eth0".into(), "wlan0".into()]);
+    machine.set_address(now, Some(Address { ip: OWN, range: Ipv4Range::DEFAULT }), &mut ports);
+    machine.set_network(now, 0, Ok(LAN), &mut ports);
+    machine.set_network(now, 1, Ok(second), &mut ports);
+    assert_eq!(shouts(&mut machine), [0]);
+    let problem = machine.view(now).networks[1].problem.clone().unwrap();
+    assert!(problem.contains("eth0"), "{problem}");
+    let other = Network { ip: Ipv4Addr::new(192, 168, 2, 3), ..LAN };
+    machine.set_network(now, 1, Ok(other), &mut ports);
+    assert_eq!(shouts(&mut machine), [0, 1]);
+}

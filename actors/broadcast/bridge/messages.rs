@@ -2,6 +2,7 @@
 //! `tun::messages::SetAddress`.
 #![allow(missing_debug_implementations, reason = "actix recipients have no Debug")]
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use actix::{Message, Recipient};
@@ -20,6 +21,11 @@ pub struct FromBridge {
     pub except: Vec<Ipv4Addr>,
 }
 
+/// To BroadcastActor: the UDP ports of the virtual IP on which the bridge itself has sockets, all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct GuestPorts(pub BTreeSet<u16>);
+
 /// To BroadcastActor: what members shout is told to this one too.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -30,6 +36,8 @@ pub struct ReadAlong(pub Recipient<Announcement>);
 #[rtype(result = "()")]
 pub struct BindBridge {
     pub carry: Recipient<FromBridge>,
+    /// To the same one.
+    pub guests: Recipient<GuestPorts>,
     /// Which members are on a bridged network shows in their paths.
     pub peers: Recipient<GetPeers>,
 }

@@ -34,6 +34,11 @@ impl<S: Copy + Eq + std::hash::Hash> Table<S> {
         Self { entries: HashMap::new(), by_socket: HashMap::new(), max, max_of_one }
     }
 
+    /// Of the sockets here.
+    pub(super) fn ports(&self) -> impl Iterator<Item = u16> {
+        self.entries.values().map(|entry| entry.port)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -8,7 +8,7 @@ use crate::broadcast::datagram::{Checksum, Datagram};
 use crate::broadcast::delivery::{self, Plan};
 use crate::broadcast::reassembly::{Outcome, Whole};
 use crate::broadcast::tally::Fate;
-use crate::browser::messages::MAX_ANNOUNCEMENT;
+use crate::browser::messages::{MAX_ANNOUNCEMENT, MINECRAFT_PORT};
 use crate::wire::PacketBatch;
 use crate::wire::ip::{Ipv4Packet, UDP};
 
@@ -105,7 +105,8 @@ impl BroadcastMachine {
             return;
         }
         // Those who read along are told also of what no game here listens to: they list what others host.
-        if datagram.payload.len() <= MAX_ANNOUNCEMENT {
+        let read = self.read_along || datagram.destination_port == MINECRAFT_PORT;
+        if read && datagram.payload.len() <= MAX_ANNOUNCEMENT {
             out.heard.push(Heard::of(datagram));
         }
         let listeners = self.local.as_ref().and_then(|local| local.ports.get(&datagram.destination_port));

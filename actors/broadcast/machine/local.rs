@@ -83,6 +83,22 @@ impl BroadcastMachine {
             group.is_multicast() && !left_out
         });
         self.local = Some(local);
+        self.leave_out_guests();
+    }
+
+    /// The ports of the bridge's own sockets on the virtual IP: no programs that would hear a broadcast.
+    pub fn set_guests(&mut self, ports: BTreeSet<u16>) {
+        self.guests = ports;
+        self.leave_out_guests();
+    }
+
+    fn leave_out_guests(&mut self) {
+        let (Some(local), Some(own)) = (&mut self.local, self.own) else { return };
+        for port in &self.guests {
+            if let Some(listeners) = local.ports.get_mut(port) {
+                listeners.addresses.remove(&own.ip);
+            }
+        }
     }
 
     /// Groups that the virtual device is to be in, for the local programs that joined them on other interfaces.

@@ -62,6 +62,7 @@ pub struct Outputs {
     pub send: Batches,
     /// For the virtual device.
     pub deliver: Batches,
+    /// For those who read along: what lists games; all, when a bridge is there.
     pub heard: Vec<Heard>,
     /// Look at the interfaces, sockets and groups of this machine, and tell.
     pub survey: bool,
@@ -112,6 +113,10 @@ pub struct BroadcastMachine {
     ident: u16,
     counters: BroadcastCounters,
     tally: Tally,
+    /// Somebody wants all that members shout, not only what lists games.
+    read_along: bool,
+    /// Ports of the bridge's own sockets on the virtual IP.
+    guests: BTreeSet<u16>,
 }
 
 impl BroadcastMachine {
@@ -136,6 +141,8 @@ impl BroadcastMachine {
             ident: 0,
             counters: BroadcastCounters::default(),
             tally: Tally::default(),
+            read_along: false,
+            guests: BTreeSet::new(),
         }
     }
 
@@ -147,6 +154,11 @@ impl BroadcastMachine {
     /// A new MTU of the tunnel, bytes.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.settings.mtu = mtu;
+    }
+
+    /// From now on all that members shout is told to those who read along.
+    pub fn read_along(&mut self) {
+        self.read_along = true;
     }
 
     pub fn add_member(&mut self, ip: Ipv4Addr) {

@@ -55,7 +55,13 @@ fn what_a_member_sent_is_delivered_and_never_sent_on() {
     let (mut machine, mut out) = (machine(), Outputs::default());
     machine.on_member(Instant::now(), MEMBER, &batch(&datagram(MEMBER, GROUP, b"there")), &mut out);
     assert_eq!(read(&out.deliver), [(MEMBER, GROUP, 6112, 6112, b"there".to_vec())]);
+    assert_eq!(out.heard.len(), 0, "it lists no game");
+    let to_browser = Datagram { destination_port: 4445, ..datagram(MEMBER, GROUP, b"there") };
+    machine.on_member(Instant::now(), MEMBER, &batch(&to_browser), &mut out);
     assert_eq!(out.heard.len(), 1);
+    machine.read_along();
+    machine.on_member(Instant::now(), MEMBER, &batch(&datagram(MEMBER, GROUP, b"there")), &mut out);
+    assert_eq!(out.heard.len(), 2, "a bridge wants all");
     machine.on_device(Instant::now(), &batch(&datagram(MEMBER, GROUP, b"there")), &mut out);
     assert!(out.send.is_empty());
     assert_eq!(machine.view().counters.dropped_misdirected, 1);
@@ -337,4 +343,28 @@ fn mdns_names_the_virtual_ip_whatever_network_it_was_said_on() {
     machine.on_device(now, &batch(&say(OWN, &in_party)), &mut out);
     assert_eq!(read(&out.send), [(OWN, mdns, 5353, 5353, in_party)]);
     assert_eq!(machine.view().counters.dropped_duplicate, 1);
+}
+
+#[test]
+fn the_bridges_own_sockets_are_no_programs_that_want_a_copy() {
+    let listens = |ip| {
+        let mut local = Local::default();
+        local.ports.entry(6112).or_default().addresses.insert(ip);
+        local
+    };
+    let shouted = |machine: &mut BroadcastMachine| {
+        let mut out = Outputs::default();
+        machine.on_member(Instant::now(), MEMBER, &batch(&datagram(MEMBER, Ipv4Addr::BROADCAST, b"x")), &mut out);
+        read(&out.deliver).into_iter().map(|(_, to, ..)| to).collect::<Vec<_>>()
+    };
+    let mut machine = machine();
+    machine.set_local(listens(OWN));
+    assert_eq!(shouted(&mut machine), [OWN], "a program that is bound to the virtual IP");
+    machine.set_guests(BTreeSet::from([6112]));
+    assert_eq!(shouted(&mut machine), [Ipv4Addr::BROADCAST]);
+    machine.set_local(listens(OWN));
+    assert_eq!(shouted(&mut machine), [Ipv4Addr::BROADCAST], "seen again");
+    machine.set_guests(BTreeSet::new());
+    machine.set_local(listens(OWN));
+    assert_eq!(shouted(&mut machine), [OWN], "the port is a program's now");
 }
