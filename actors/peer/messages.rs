@@ -269,8 +269,10 @@ pub struct CandidateView {
 /// Packets since the tunnel was started: the dropped ones by reason, and what was sent beyond need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct PeerCounters {
-    /// Staged packets pushed out by newer ones, or grown old, while there was no session.
+    /// Staged packets pushed out by newer ones while there was no session.
     pub dropped_staged: u64,
+    /// Staged packets for which there was no session in time.
+    pub dropped_stale: u64,
     /// Broadcasts and multicasts while there was no path.
     pub dropped_away: u64,
     /// The source address was not the member's virtual IP.

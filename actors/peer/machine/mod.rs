@@ -340,7 +340,7 @@ impl PeerMachine {
 
     /// After input: packets that waited go out once they can, and changes are told.
     fn settle(&mut self, now: Instant, out: &mut Outputs) {
-        self.counters.dropped_staged += self.stage.expire(now);
+        self.counters.dropped_stale += self.stage.expire(now);
         if let Some(way) = self.sendable_way().filter(|_| !self.stage.is_empty()) {
             while let Some((packet, class)) = self.stage.pop() {
                 self.encrypt(&way, class, &packet, out);
@@ -384,7 +384,7 @@ impl PeerMachine {
                 self.paths.tick(now, &mut probes);
             }
         }
-        self.counters.dropped_staged += self.stage.expire(now);
+        self.counters.dropped_stale += self.stage.expire(now);
         out.doubt |= self.paths.take_doubt(now, !self.stage.is_empty());
         for probe in &probes {
             self.send_probe(&probe.way, Probe::Ping { id: probe.id }, out);

@@ -252,6 +252,7 @@ pub async fn invariants(script: &mut Script<'_>, min_delivery: f64, must_count: 
             let counters = peer.counters;
             restarts += peer.restarts;
             add("dropped: staged packets pushed out", counters.dropped_staged);
+            add("dropped: staged packets grown old", counters.dropped_stale);
             add("dropped: shouts for members without a path", counters.dropped_away);
             add("dropped: spoofed source", counters.dropped_spoofed);
             add("dropped: misdirected", counters.dropped_misdirected);
