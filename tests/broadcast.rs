@@ -543,8 +543,8 @@ fn nothing_of_a_busy_interface_reaches_the_capture() {
     });
     let seconds = start.elapsed().as_secs_f64();
     let (cpu, captured) = ((cpu_ticks(pid) - ticks) as f64 / seconds, captured() - before);
-    // Its own search for members is a multicast, of which there are few.
-    assert!(bytes > 1_000_000 && captured < 20, "{bytes} bytes: {captured} captured");
+    // A frame carries 64 KiB at most. LANrage's own search for members is a multicast, of which there are few.
+    assert!(captured * 10 < bytes / 65_536, "{bytes} bytes: {captured} captured");
     shown(format!(
         "{:.2} Gbit/s beside it on the captured interface: {captured} packets captured, {cpu:.1} % of a core for the node",
         bytes as f64 * 8e-9 / seconds
