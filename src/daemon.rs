@@ -108,7 +108,7 @@ async fn run_node(config: Config) -> Result<(), String> {
     drop(identity);
     games::keep_known(node.browser.clone(), profiles, &config.data_dir);
 
-    let sessions = Sessions::start(&config.data_dir, node.tun.clone(), node.party.clone());
+    let sessions = Sessions::start(&config.data_dir, node.play_actors());
     if let Err(error) = &sessions {
         notices.push(format!("`lanrage play` will not work: {error}"));
         print::notice(&format!("`lanrage play` will not work: {error}"));

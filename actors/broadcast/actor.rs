@@ -20,7 +20,7 @@ use super::messages::{BindBroadcast, FromDevice, FromMember, GetBroadcast, SetGa
 use super::system::System;
 use crate::browser::messages::{Announcement, MINECRAFT_PORT};
 use crate::peer::messages::Outbound;
-use crate::tun::messages::{AddRoute, Deliver, RemoveRoute, SetAddress};
+use crate::tun::messages::{AddRoute, Deliver, RemoveRoute, SetAddress, SetMtu};
 use crate::wire::PacketBatch;
 
 /// Batches, not packets.
@@ -53,6 +53,8 @@ pub struct BroadcastActor {
     waiting: VecDeque<FromMember>,
     captures: Captures,
     device: String,
+    /// As configured.
+    mtu: u16,
     links: Option<BindBroadcast>,
     members: BTreeMap<Ipv4Addr, Recipient<Outbound>>,
     timer: Option<(Instant, SpawnHandle)>,
@@ -67,6 +69,7 @@ impl BroadcastActor {
     pub fn new(settings: Settings, system: Box<dyn System>) -> Self {
         Self {
             device: settings.device.clone(),
+            mtu: settings.mtu,
             machine: BroadcastMachine::new(settings),
             outputs: Outputs::default(),
             system: Some(system),
@@ -111,10 +114,10 @@ impl BroadcastActor {
                 payload: it.payload,
             };
             // Who wants to read along and has no room misses one: the next comes soon.
-            if let Some(heard) = heard.filter(|_| announcement.destination_port == MINECRAFT_PORT) {
-                let _ = heard.try_send(announcement.clone());
-            }
-            let _ = bridge.as_ref().map(|bridge| bridge.try_send(announcement));
+            let listed = heard.filter(|_| announcement.destination_port == MINECRAFT_PORT);
+            let by_browser = listed.is_some_and(|heard| heard.try_send(announcement.clone()).is_err());
+            let by_bridge = bridge.as_ref().is_some_and(|bridge| bridge.try_send(announcement).is_err());
+            machine.count_unread(by_bridge, by_browser);
         }
         self.arm(ctx);
     }
@@ -435,6 +438,15 @@ impl Handler<RemoveRoute> for BroadcastActor {
     fn handle(&mut self, RemoveRoute { ip }: RemoveRoute, _: &mut Self::Context) {
         self.members.remove(&ip);
         self.machine.remove_member(ip);
+    }
+}
+
+/// Fragments are as long as the packets of the device, which a running game may want shorter.
+impl Handler<SetMtu> for BroadcastActor {
+    type Result = ();
+
+    fn handle(&mut self, SetMtu(wanted): SetMtu, _: &mut Self::Context) {
+        self.machine.set_mtu(wanted.map_or(self.mtu, |wanted| wanted.min(self.mtu)));
     }
 }
 

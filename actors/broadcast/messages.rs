@@ -145,4 +145,7 @@ pub struct BroadcastCounters {
     pub dropped_capture: u64,
     /// A mailbox was full, packets.
     pub dropped_busy: u64,
+    /// What members announced and the server browser had no room to read, and bridge mode.
+    pub unread_browser: u64,
+    pub unread_bridge: u64,
 }

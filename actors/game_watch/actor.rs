@@ -6,13 +6,15 @@ use std::time::{Duration, Instant, SystemTime};
 use actix::prelude::*;
 
 use super::machine::{News, Watch};
-use super::messages::{BindWatch, GamesView, GetGames, RunningGames, WatchLinks};
+use super::messages::{BindWatch, GamesView, GetGames, Played, WatchLinks};
 use super::source::{ProcessSource, ProfileSource};
 use super::tuning::Wanted;
 use crate::broadcast::messages::SetGameRules;
+use crate::browser::messages::SeenHosted;
 use crate::metrics::messages::{Event, Happened};
 use crate::peer::messages::SetTuning;
 use crate::tun::messages::{SetAddress, SetClasses, SetMtu};
+use crate::wire::Hosted;
 
 const MAILBOX: usize = 64;
 /// How soon a game is noticed that has started or ended.
@@ -33,7 +35,7 @@ pub struct WatchConfig {
 #[derive(Default)]
 struct Told {
     wanted: Wanted,
-    running: bool,
+    hosted: Vec<Hosted>,
 }
 
 /// Looks for games and has the others treat their packets as their profiles say.
@@ -45,6 +47,8 @@ pub struct GameWatchActor {
     /// This machine's virtual IP.
     own: Option<Ipv4Addr>,
     links: Option<WatchLinks>,
+    /// The servers among the running games.
+    hosted: Vec<Hosted>,
     told: Told,
     /// The next scan shows all.
     first: bool,
@@ -62,7 +66,8 @@ impl GameWatchActor {
             watch: Watch::default(),
             own: None,
             links: None,
-            told: Told { running: true, ..Told::default() },
+            hosted: Vec::new(),
+            told: Told::default(),
             first: true,
             problem: None,
             retry: None,
@@ -77,6 +82,7 @@ impl GameWatchActor {
                 self.problem = None;
                 let (source, own, all) = (&self.source, self.own, std::mem::take(&mut self.first));
                 let news = self.watch.observe(began, unix_ms(), &changes, all, &mut |pid| source.listening(pid, own));
+                self.hosted = self.watch.hosted(own);
                 self.act(news, ctx);
             }
             Err(error) => {
@@ -115,8 +121,7 @@ impl GameWatchActor {
             }
             self.happened(event);
         }
-        self.told.running &= !news.running;
-        if news.running || news.tuning {
+        if news.tuning || self.told.hosted != self.hosted {
             self.tell(ctx);
         }
     }
@@ -133,7 +138,7 @@ impl GameWatchActor {
         let Some(links) = &self.links else { return };
         let nothing = Wanted::default();
         let wanted = if self.config.tuning { self.watch.wanted() } else { &nothing };
-        let Told { wanted: known, running: running_told } = &mut self.told;
+        let Told { wanted: known, hosted } = &mut self.told;
         let mut busy = 0;
         if known.peer != wanted.peer {
             match links.tuning.try_send(SetTuning(wanted.peer)) {
@@ -142,9 +147,10 @@ impl GameWatchActor {
             }
         }
         if known.mtu != wanted.mtu {
-            match links.mtu.try_send(SetMtu(wanted.mtu)) {
-                Ok(()) => known.mtu = wanted.mtu,
-                Err(_) => busy += 1,
+            // Who has heard it already hears it again.
+            match links.mtu.iter().filter(|it| it.try_send(SetMtu(wanted.mtu)).is_err()).count() {
+                0 => known.mtu = wanted.mtu,
+                full => busy += full as u64,
             }
         }
         if known.classes != wanted.classes {
@@ -159,10 +165,10 @@ impl GameWatchActor {
                 Some(Err(_)) => busy += 1,
             }
         }
-        if !*running_told {
-            match links.running.as_ref().map(|it| it.try_send(RunningGames(self.watch.running().to_vec()))) {
-                Some(Ok(())) | None => *running_told = true,
-                Some(Err(_)) => busy += 1,
+        if *hosted != self.hosted {
+            match links.hosted.try_send(SeenHosted(self.hosted.clone())) {
+                Ok(()) => hosted.clone_from(&self.hosted),
+                Err(_) => busy += 1,
             }
         }
         self.watch.counters.retried += busy;
@@ -213,6 +219,19 @@ impl Handler<SetAddress> for GameWatchActor {
 
     fn handle(&mut self, SetAddress(address): SetAddress, _: &mut Self::Context) {
         self.own = address.map(|address| address.ip);
+    }
+}
+
+impl Handler<Played> for GameWatchActor {
+    type Result = ();
+
+    fn handle(&mut self, Played { pid, game }: Played, ctx: &mut Self::Context) {
+        self.look_at_profiles();
+        if let Some(id) = game.as_ref().filter(|id| !self.watch.knows(id)) {
+            tracing::warn!(%id, "no profile has this id, so nothing is set for the game: lanrage profile list shows all");
+        }
+        let news = self.watch.set_played(unix_ms(), pid, game);
+        self.act(news, ctx);
     }
 }
 

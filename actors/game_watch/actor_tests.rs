@@ -35,7 +35,7 @@ impl ProcessSource for Script {
     fn forget(&mut self) {}
 
     fn listening(&self, _: u32, _: Option<Ipv4Addr>) -> Option<Vec<(IpProtocol, SocketAddr)>> {
-        Some(Vec::new())
+        Some(vec![(IpProtocol::Udp, SocketAddr::from(([0, 0, 0, 0], 2342)))])
     }
 }
 
@@ -69,7 +69,7 @@ macro_rules! records {
     )+ };
 }
 
-records!(SetTuning, SetClasses, SetGameRules, RunningGames);
+records!(SetTuning, SetClasses, SetGameRules, SeenHosted);
 
 impl Handler<SetMtu> for Recorder {
     type Result = ();
@@ -93,15 +93,20 @@ impl Bench {
     async fn new(tuning: bool) -> Self {
         let (script, said) = (Script::default(), Recorder::default());
         let config = WatchConfig { detection: true, tuning };
-        let doom = profile("doom", "[[port]]\nport = 2342\nprotocol = \"udp\"", "mtu = 1200\nredundancy = \"on\"", "");
+        let doom = profile(
+            "doom",
+            "role = \"server\"\n[[port]]\nport = 2342\nprotocol = \"udp\"",
+            "mtu = 1200\nredundancy = \"on\"",
+            "",
+        );
         let watch = GameWatchActor::new(config, Box::new(script.clone()), Box::new(Once(Some(doom)))).start();
         let recorder = said.clone().start();
         let links = WatchLinks {
             tuning: recorder.clone().recipient(),
-            mtu: recorder.clone().recipient(),
+            mtu: vec![recorder.clone().recipient()],
             classes: recorder.clone().recipient(),
             broadcast: Some(recorder.clone().recipient()),
-            running: Some(recorder.recipient()),
+            hosted: recorder.recipient(),
             events: None,
         };
         watch.send(BindWatch(links)).await.unwrap();
@@ -135,7 +140,8 @@ impl Bench {
 }
 
 fn doom() -> Changes {
-    let process = Process { pid: 9, exe: Some("/x/doom".into()), name: "doom".into(), cmd: vec!["doom".into()] };
+    let process =
+        Process { pid: 9, exe: Some("/x/doom".into()), name: "doom".into(), cmd: vec!["doom".into()], started: 1 };
     Changes { appeared: vec![process], gone: Vec::new() }
 }
 
@@ -148,7 +154,12 @@ async fn everybody_hears_of_a_game_and_of_its_end_though_they_are_busy() {
     }
     let view = bench.view_when(|view| view.counters.scans >= 5).await;
     assert_eq!((view.running.len(), view.applied.len()), (1, 3), "{view:?}");
-    for what in ["SetMtu(Some(1200))", "redundancy: On", "ports: 2342..=2342", "RunningGames([RunningGame"] {
+    for what in [
+        "SetMtu(Some(1200))",
+        "redundancy: On",
+        "ports: 2342..=2342",
+        "SeenHosted([Hosted { game: \"doom\", port: 2342, query_port: None }])",
+    ] {
         bench.said(what).await;
     }
     assert!(bench.view().await.counters.retried > 0, "a mailbox of one was full");
@@ -156,9 +167,21 @@ async fn everybody_hears_of_a_game_and_of_its_end_though_they_are_busy() {
     bench.script.show(Ok(gone()));
     let view = bench.view_when(|view| view.running.is_empty()).await;
     assert!(view.applied.is_empty());
-    for what in ["SetMtu(None)", "redundancy: Auto", "SetClasses([])", "RunningGames([])"] {
+    for what in ["SetMtu(None)", "redundancy: Auto", "SetClasses([])", "SeenHosted([])"] {
         bench.said(what).await;
     }
+}
+
+#[actix::test]
+async fn a_game_that_the_player_names_needs_no_look_at_what_runs() {
+    let bench = Bench::new(true).await;
+    bench.watch.send(Played { pid: 70, game: Some("doom".into()) }).await.unwrap();
+    let view = bench.view().await;
+    assert_eq!((view.running.len(), view.applied.len()), (1, 3), "{view:?}");
+    bench.said("SetMtu(Some(1200))").await;
+    bench.watch.send(Played { pid: 70, game: None }).await.unwrap();
+    assert!(bench.view().await.applied.is_empty());
+    bench.said("SetMtu(None)").await;
 }
 
 #[actix::test]
@@ -167,7 +190,7 @@ async fn without_tuning_a_game_is_only_noticed() {
     bench.script.show(Ok(doom()));
     let view = bench.view_when(|view| !view.running.is_empty()).await;
     assert!(view.applied.is_empty() && !view.tuning);
-    bench.said("RunningGames([RunningGame").await;
+    bench.said("SeenHosted([Hosted").await;
     assert!(!bench.said.0.lock().unwrap().iter().any(|it| it.contains("Set")), "{:?}", bench.said.0);
 }
 

@@ -1,15 +1,15 @@
-//! The processes of a Linux machine, read from `/proc`.
+//! The processes of a Linux machine: what they are by `sysinfo`, their sockets and namespaces from `/proc`.
 //!
-//! A scan lists the folder and looks only at what is new, and now and then at the rest: a known process costs nothing
-//! but its name in the listing. A library that reads the state of every process each time costs twenty times as much,
-//! and keeps the program that a process had when it was first seen.
+//! A scan lists the folder and asks `sysinfo` only about what is new, and now and then about the rest: it has no listing
+//! that does not read the state of each process. What that costs is in decision 12.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Read as _;
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
+
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 
 use super::sockets::{self, Listening};
 use super::source::{Changes, Process, ProcessSource};
@@ -20,8 +20,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 const YOUNG_SCANS: u32 = 5;
 /// An old one in one scan of so many.
 const RECHECK_EVERY: u32 = 16;
-/// Bytes of a command line; a longer one is cut.
-const MAX_CMDLINE: u64 = 64 * 1024;
 /// Processes beyond are not looked at.
 const MAX_PROCESSES: usize = 32_768;
 const MAX_DESCRIPTORS: usize = 4096;
@@ -30,7 +28,8 @@ const MAX_TABLE: u64 = 4 << 20;
 #[derive(Debug, Default)]
 struct Known {
     scans: u32,
-    exe: Option<PathBuf>,
+    /// Hash of what it was told as; `None`: not told yet.
+    told: Option<u64>,
     /// Of the scan that saw it last.
     seen: u64,
 }
@@ -44,15 +43,25 @@ pub struct ProcFs {
 
 impl Default for ProcFs {
     fn default() -> Self {
-        Self::at("/proc")
+        Self { root: "/proc".into(), known: BTreeMap::new(), scan: 0 }
     }
 }
 
 impl ProcFs {
-    /// Another folder than `/proc`, for tests.
-    #[must_use]
-    pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), known: BTreeMap::new(), scan: 0 }
+    /// Takes note of all that runs, and says what is to be looked at.
+    fn due(&mut self) -> io::Result<Vec<Pid>> {
+        let mut due = Vec::new();
+        for entry in fs::read_dir(&self.root)?.take(MAX_PROCESSES) {
+            let Ok(entry) = entry else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let known = self.known.entry(pid).or_default();
+            known.seen = self.scan;
+            known.scans = known.scans.saturating_add(1);
+            if known.scans <= YOUNG_SCANS || known.scans.wrapping_add(pid) % RECHECK_EVERY == 0 {
+                due.push(Pid::from_u32(pid));
+            }
+        }
+        Ok(due)
     }
 }
 
@@ -60,29 +69,16 @@ impl ProcessSource for ProcFs {
     fn scan(&mut self) -> io::Result<Changes> {
         self.scan += 1;
         let mut changes = Changes::default();
-        for entry in fs::read_dir(&self.root)?.take(MAX_PROCESSES) {
-            let Ok(entry) = entry else { continue };
-            let name = entry.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-            let (known, new) = match self.known.entry(pid) {
-                std::collections::btree_map::Entry::Vacant(free) => (free.insert(Known::default()), true),
-                std::collections::btree_map::Entry::Occupied(held) => (held.into_mut(), false),
-            };
-            known.seen = self.scan;
-            known.scans = known.scans.saturating_add(1);
-            let due = known.scans <= YOUNG_SCANS || (known.scans.wrapping_add(pid)) % RECHECK_EVERY == 0;
-            if !due {
-                continue;
+        for process in read(&self.due()?) {
+            let Some(known) = self.known.get_mut(&process.pid) else { continue };
+            // Of the start as well: an id may have gone to another process of the same program.
+            let mut hash = DefaultHasher::new();
+            (&process.exe, &process.cmd, process.started).hash(&mut hash);
+            let told = Some(hash.finish());
+            if known.told != told {
+                known.told = told;
+                changes.appeared.push(process);
             }
-            let folder = self.root.join(&name);
-            let exe = fs::read_link(folder.join("exe")).ok();
-            if !new && exe == known.exe && (exe.is_some() || known.scans > 2) {
-                continue;
-            }
-            let Some(process) = read(pid, &folder, exe) else { continue };
-            // A program that is just being started shows no arguments yet: it is looked at again.
-            known.exe.clone_from(if process.cmd.is_empty() { &None } else { &process.exe });
-            changes.appeared.push(process);
         }
         let scan = self.scan;
         self.known.retain(|&pid, known| {
@@ -145,18 +141,24 @@ fn unreadable(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied
 }
 
-/// `None`: a kernel thread, or ended.
-fn read(pid: u32, folder: &Path, exe: Option<PathBuf>) -> Option<Process> {
-    let text = read_limited(&folder.join("cmdline"), MAX_CMDLINE).unwrap_or_default();
-    if exe.is_none() && text.is_empty() {
-        return None;
-    }
-    let text = text.strip_suffix(&[0]).unwrap_or(&text);
-    let words = text.split(|byte| *byte == 0).filter(|_| !text.is_empty());
-    let cmd = words.map(|word| OsString::from_vec(word.to_vec())).collect();
-    let mut name = fs::read(folder.join("comm")).unwrap_or_default();
-    name.pop_if(|last| *last == b'\n');
-    Some(Process { pid, exe, name: OsString::from_vec(name), cmd })
+/// What these processes are now. Kernel threads are left out, and what has ended.
+fn read(due: &[Pid]) -> Vec<Process> {
+    // Always: what a process was at the last look it need not be any more. Threads are of no interest, and cost most.
+    let what = ProcessRefreshKind::nothing().with_exe(UpdateKind::Always).with_cmd(UpdateKind::Always).without_tasks();
+    // A new one each time, since it would keep all that it has read, and a descriptor for each process.
+    let mut system = System::new();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(due), true, what);
+    let programs = system.processes().values().filter(|it| it.exe().is_some() || !it.cmd().is_empty());
+    let process = |it: &sysinfo::Process| Process {
+        pid: it.pid().as_u32(),
+        exe: it.exe().map(Path::to_path_buf),
+        name: it.name().to_owned(),
+        cmd: it.cmd().to_vec(),
+        started: it.start_time(),
+    };
+    let mut all: Vec<Process> = programs.map(process).collect();
+    all.sort_unstable_by_key(|it| it.pid);
+    all
 }
 
 fn read_limited(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
@@ -267,7 +269,7 @@ mod tests {
         fs::create_dir_all(folder.join("7/ns")).unwrap();
         let here = fs::read_link("/proc/thread-self/ns/net").unwrap();
         std::os::unix::fs::symlink(here, folder.join("7/ns/net")).unwrap();
-        let source = ProcFs::at(&folder);
+        let source = ProcFs { root: folder.clone(), ..ProcFs::default() };
         assert_eq!(source.listening(7, None), Some(Vec::new()), "the same one");
         fs::remove_file(folder.join("7/ns/net")).unwrap();
         std::os::unix::fs::symlink("net:[1]", folder.join("7/ns/net")).unwrap();

@@ -1,10 +1,11 @@
 //! Which games run, from what the system shows; and what changes with each look.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::hosted;
 use super::matcher::{Match, Matcher};
 use super::messages::{Confidence, ProfileProblem, ProfilesView, RunningGame, WatchCounters};
 use super::process::ProcessFacts;
@@ -12,10 +13,12 @@ use super::profile::{Os, Profile, Role};
 use super::source::{Changes, Process};
 use super::tuning::{Playing, Wanted, wanted};
 use crate::metrics::messages::Event;
-use crate::wire::IpProtocol;
+use crate::wire::{Hosted, IpProtocol, MAX_HOSTED};
 
 /// Processes of games that are kept in view; more are left out.
 const MAX_CANDIDATES: usize = 64;
+/// Games that the player has named; more are left out.
+const MAX_PLAYED: usize = 16;
 /// A game that has just started opens its ports within this time: they are looked at with each scan.
 const PORTS_SETTLE: Duration = Duration::from_secs(30);
 /// How often afterwards.
@@ -35,11 +38,20 @@ struct Candidate {
     order: u64,
 }
 
+/// A game that runs because the player says so, whatever its program is called.
+#[derive(Debug)]
+struct PlayedGame {
+    id: String,
+    since_unix_ms: u64,
+}
+
 #[derive(Debug, Default)]
 pub struct Watch {
     matcher: Matcher,
     problems: Vec<ProfileProblem>,
     candidates: BTreeMap<u32, Candidate>,
+    /// Those that the player has named, by the process that was told of.
+    played: BTreeMap<u32, PlayedGame>,
     orders: u64,
     running: Vec<RunningGame>,
     /// Every process of the games in `running`.
@@ -86,6 +98,40 @@ impl Watch {
         &self.wanted
     }
 
+    /// The player has started the game `id` in a namespace of its own, where `pid` is; `None`: it has ended. A game
+    /// without a profile changes nothing.
+    pub fn set_played(&mut self, unix_ms: u64, pid: u32, id: Option<String>) -> News {
+        match id {
+            Some(id) if self.played.len() < MAX_PLAYED || self.played.contains_key(&pid) => {
+                self.played.insert(pid, PlayedGame { id, since_unix_ms: unix_ms });
+            }
+            Some(_) => {}
+            None => drop(self.played.remove(&pid)),
+        }
+        self.settle()
+    }
+
+    /// Whether there is a profile of this id.
+    #[must_use]
+    pub fn knows(&self, id: &str) -> bool {
+        self.matcher.profiles().iter().any(|profile| profile.id == id)
+    }
+
+    /// The servers among the running games, each once, those that came up first.
+    #[must_use]
+    pub fn hosted(&self, own: Option<Ipv4Addr>) -> Vec<Hosted> {
+        let mut all: Vec<Hosted> = Vec::new();
+        for (_, candidate) in self.here() {
+            let Match { profile, role, .. } = &candidate.found;
+            let of = hosted::Candidate { profile, role: *role, listening: &candidate.listening };
+            if let Some(server) = hosted::server(&of, own).filter(|it| !all.contains(it)) {
+                all.push(server);
+            }
+        }
+        all.truncate(MAX_HOSTED);
+        all
+    }
+
     /// What a scan has found; `all`: it shows every process, and what it does not show is gone. `ports` says what a
     /// process listens on, `None` where its network is not the party's; it is asked about games only.
     pub fn observe(
@@ -120,7 +166,7 @@ impl Watch {
     }
 
     fn look_at(&mut self, now: Instant, unix_ms: u64, process: &Process) {
-        let Process { pid, exe, name, cmd } = process;
+        let Process { pid, exe, name, cmd, .. } = process;
         let facts = ProcessFacts { host: Os::here(), exe: exe.as_deref(), name, cmd };
         let Some(found) = self.matcher.find(&facts) else {
             // It has become another program.
@@ -153,12 +199,13 @@ impl Watch {
         let running = self.list();
         let mut news = News::default();
         if running == self.running {
-            self.told = self.candidates.keys().copied().collect();
+            self.told = self.processes();
             return news;
         }
         news.running = true;
         // The same game with another first process is another run of it, unless that process was there before too.
-        let told = std::mem::replace(&mut self.told, self.candidates.keys().copied().collect());
+        let processes = self.processes();
+        let told = std::mem::replace(&mut self.told, processes);
         let goes_on = |old: &RunningGame, new: &RunningGame| old.id == new.id && told.contains(&new.pid);
         for old in self.running.iter().filter(|old| !running.iter().any(|new| goes_on(old, new))) {
             news.events.push(Event::GameStopped { game: old.id.clone(), name: old.name.clone(), pid: old.pid });
@@ -176,13 +223,47 @@ impl Watch {
         news
     }
 
-    /// One entry a game, in the order of their coming up: by its first process, with the ports of all.
-    fn list(&self) -> Vec<RunningGame> {
+    /// All that games are known by.
+    fn processes(&self) -> BTreeSet<u32> {
+        self.candidates.keys().chain(self.played.keys()).copied().collect()
+    }
+
+    /// In the order of their coming up.
+    fn here(&self) -> Vec<(&u32, &Candidate)> {
         let mut processes: Vec<(&u32, &Candidate)> =
             self.candidates.iter().filter(|(_, candidate)| !candidate.elsewhere).collect();
         processes.sort_by_key(|(_, candidate)| candidate.order);
+        processes
+    }
+
+    /// Those that the player has named, each once.
+    fn list_played(&self) -> Vec<RunningGame> {
         let mut games: Vec<RunningGame> = Vec::new();
-        for (&pid, candidate) in processes {
+        for (&pid, PlayedGame { id, since_unix_ms }) in &self.played {
+            let Some(profile) = self.matcher.profiles().iter().find(|profile| profile.id == *id) else { continue };
+            if games.iter().any(|game| game.id == *id) {
+                continue;
+            }
+            // As which, its program says.
+            let role = self.here().iter().find(|(_, it)| it.found.profile.id == *id).map(|(_, it)| it.found.role);
+            games.push(RunningGame {
+                id: id.clone(),
+                name: profile.name.clone(),
+                pid,
+                role: role.unwrap_or(Role::Both),
+                confidence: Confidence::Certain,
+                reason: "started with lanrage play --game".into(),
+                listening: Vec::new(),
+                since_unix_ms: *since_unix_ms,
+            });
+        }
+        games
+    }
+
+    /// One entry a game, in the order of their coming up: by its first process, with the ports of all.
+    fn list(&self) -> Vec<RunningGame> {
+        let mut games = self.list_played();
+        for (&pid, candidate) in self.here() {
             let Match { profile, role, reason, .. } = &candidate.found;
             let game = match games.iter_mut().position(|game| game.id == profile.id) {
                 Some(at) => &mut games[at],

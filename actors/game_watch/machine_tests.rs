@@ -14,7 +14,7 @@ struct Bench {
 
 fn process(pid: u32, exe: &str, cmd: &[&str]) -> Process {
     let cmd = std::iter::once(exe).chain(cmd.iter().copied()).map(Into::into).collect();
-    Process { pid, exe: Some(format!("/usr/games/{exe}").into()), name: exe.into(), cmd }
+    Process { pid, exe: Some(format!("/usr/games/{exe}").into()), name: exe.into(), cmd, started: 1 }
 }
 
 impl Bench {
@@ -104,6 +104,27 @@ fn two_games_share_and_the_last_restores_the_defaults() {
 }
 
 #[test]
+fn servers_are_told_once_each_while_they_run() {
+    let mut bench = Bench::new();
+    let doom = "role = \"server\"\n[[port]]\nport = \"2342-2350\"\nprotocol = \"udp\"";
+    bench.watch.set_profiles(vec![Arc::new(profile("doom", doom, "", ""))], Vec::new());
+    let told = |bench: &Bench| bench.watch.hosted(None).iter().map(|it| it.port).collect::<Vec<_>>();
+    bench.look((1..=3).map(|pid| process(pid, "doom", &[])).collect(), &[]);
+    assert!(told(&bench).is_empty(), "no port is open");
+    // Two processes share a socket, as a server and what it has forked do.
+    bench.ports = vec![(1, 2343), (2, 2342), (3, 2343)];
+    bench.look(vec![process(ELSEWHERE, "doom", &[])], &[]);
+    assert_eq!(told(&bench), [2343, 2342]);
+    bench.look(Vec::new(), &[1, 3]);
+    assert_eq!(told(&bench), [2342]);
+    bench.look(Vec::new(), &[2]);
+    assert!(told(&bench).is_empty());
+    bench.ports = (1..=40).map(|pid| (pid, 2342 + (pid % 9) as u16)).collect();
+    bench.look((1..=40).map(|pid| process(pid, "doom", &[])).collect(), &[]);
+    assert_eq!(told(&bench).len(), MAX_HOSTED, "more than a record holds are left out");
+}
+
+#[test]
 fn a_game_in_a_container_is_none_of_ours() {
     let mut bench = Bench::new();
     let news = bench.look(vec![process(ELSEWHERE, "doom", &[])], &[]);
@@ -117,6 +138,36 @@ fn a_process_that_becomes_another_program_is_another() {
     assert_eq!(bench.look(vec![process(5, "bash", &["doom"])], &[]), News::default());
     assert_eq!(kinds(&bench.look(vec![process(5, "doom", &[])], &[])).first().unwrap(), "start doom 5");
     assert_eq!(kinds(&bench.look(vec![process(5, "bash", &[])], &[])).first().unwrap(), "stop doom 5");
+}
+
+#[test]
+fn a_game_that_the_player_names_is_tuned_for_whatever_its_program_is_called() {
+    let mut bench = Bench::new();
+    let named = |bench: &mut Bench, pid, id: Option<&str>| bench.watch.set_played(7, pid, id.map(Into::into));
+    assert_eq!(named(&mut bench, 40, Some("no-such-game")), News::default());
+    assert!(!bench.watch.knows("no-such-game") && bench.watch.knows("doom"));
+    let news = named(&mut bench, 50, Some("doom"));
+    assert_eq!(kinds(&news), ["start doom 50", "+mtu doom", "+priority doom"]);
+    assert_eq!(bench.watch.running()[0].confidence, Confidence::Certain);
+    // Looks at what runs change nothing, and its program is no second game.
+    assert_eq!(bench.look(Vec::new(), &[]), News::default());
+    let changes = Changes { appeared: vec![process(8, "sleep", &[])], gone: Vec::new() };
+    assert_eq!(bench.watch.observe(bench.now, 0, &changes, true, &mut |_| None), News::default());
+    bench.ports.push((51, 2342));
+    let news = bench.look(vec![process(51, "doom", &[])], &[]);
+    assert!(news.running && news.events.is_empty(), "{news:?}");
+    assert_eq!((bench.watch.running().len(), bench.watch.running()[0].listening.len()), (1, 1));
+    // Another one of the same game goes on.
+    assert!(named(&mut bench, 60, Some("doom")).events.is_empty());
+    assert!(named(&mut bench, 50, None).events.is_empty());
+    bench.look(Vec::new(), &[51]);
+    let news = named(&mut bench, 60, None);
+    assert_eq!(kinds(&news), ["stop doom 60", "-mtu doom", "-priority doom"]);
+    assert_eq!(*bench.watch.wanted(), Wanted::default());
+    for pid in 0..1000 {
+        named(&mut bench, pid, Some("doom"));
+    }
+    assert_eq!(bench.watch.played.len(), MAX_PLAYED);
 }
 
 #[test]

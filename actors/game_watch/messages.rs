@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::profile::Role;
 use crate::broadcast::messages::SetGameRules;
+use crate::browser::messages::SeenHosted;
 use crate::metrics::messages::Happened;
 use crate::peer::messages::SetTuning;
 use crate::tun::messages::{SetClasses, SetMtu};
@@ -22,11 +23,7 @@ pub struct ProfileProblem {
     pub reason: String,
 }
 
-/// The games that run now, sent whenever that changes.
-#[derive(Debug, Clone, PartialEq, Eq, Message)]
-#[rtype(result = "()")]
-pub struct RunningGames(pub Vec<RunningGame>);
-
+/// A game that runs now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RunningGame {
     /// Of its profile.
@@ -50,7 +47,7 @@ pub struct RunningGame {
 pub enum Confidence {
     /// The program is the game's.
     Likely,
-    /// And it has a port open that the game is known to use.
+    /// And it has a port open that the game is known to use; or the player has said so.
     Certain,
 }
 
@@ -63,6 +60,15 @@ pub struct Applied {
     /// Ids of the games that want it.
     pub games: Vec<String>,
     pub reason: String,
+}
+
+/// `lanrage play --game ID` runs a game in a namespace, where the process `pid` is; `None`: it has ended. Answered when all
+/// who apply its profile have been told.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct Played {
+    pub pid: u32,
+    pub game: Option<String>,
 }
 
 /// Ask what runs and what is done about it.
@@ -108,10 +114,12 @@ pub struct WatchCounters {
 #[derive(Clone)]
 pub struct WatchLinks {
     pub tuning: Recipient<SetTuning>,
-    pub mtu: Recipient<SetMtu>,
+    /// The device, and who cuts broadcasts to its MTU.
+    pub mtu: Vec<Recipient<SetMtu>>,
     pub classes: Recipient<SetClasses>,
     pub broadcast: Option<Recipient<SetGameRules>>,
-    pub running: Option<Recipient<RunningGames>>,
+    /// Who shows friends the servers that run here.
+    pub hosted: Recipient<SeenHosted>,
     pub events: Option<Recipient<Happened>>,
 }
 

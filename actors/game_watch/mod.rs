@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod folder;
+pub mod hosted;
 #[cfg(target_os = "linux")]
 pub mod linux;
 pub mod machine;

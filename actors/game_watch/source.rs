@@ -20,6 +20,8 @@ pub struct Process {
     pub name: OsString,
     /// The program's own name first.
     pub cmd: Vec<OsString>,
+    /// Seconds since 1970.
+    pub started: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use actix::Addr;
 use lanrage_actors::browser::actor::BrowserActor;
-use lanrage_actors::browser::messages::{GameFacts, KnownGames, Language};
+use lanrage_actors::browser::messages::{GameFacts, KnownGames};
 use lanrage_actors::game_watch::folder::DiskFolder;
-use lanrage_actors::game_watch::profile::{PortRole, Profile, QueryProtocol};
+use lanrage_actors::game_watch::hosted::language;
+use lanrage_actors::game_watch::profile::{PortRole, Profile};
 use lanrage_actors::game_watch::set::ProfileSet;
 
 /// How often the player's own profiles are looked at.
@@ -55,32 +56,6 @@ fn facts(profile: &Profile) -> GameFacts {
         join_command: profile.join.command.clone(),
         join_address: profile.join.address.clone(),
     }
-}
-
-/// The query protocols that the browser speaks; servers of the others are an address to join.
-fn language(protocol: QueryProtocol) -> Option<Language> {
-    Some(match protocol {
-        QueryProtocol::Source => Language::Source,
-        QueryProtocol::Quake3 => Language::Quake3,
-        QueryProtocol::Minecraft => Language::Minecraft,
-        QueryProtocol::Teeworlds => Language::Teeworlds,
-        QueryProtocol::Openttd => Language::Openttd,
-        QueryProtocol::ChocolateDoom => Language::ChocolateDoom,
-        QueryProtocol::Quake2
-        | QueryProtocol::Quake1
-        | QueryProtocol::MinecraftBedrock
-        | QueryProtocol::Openrct2
-        | QueryProtocol::Freeciv
-        | QueryProtocol::Zandronum
-        | QueryProtocol::Hedgewars
-        | QueryProtocol::Widelands
-        | QueryProtocol::Unreal
-        | QueryProtocol::Unreal2
-        | QueryProtocol::Doom3
-        | QueryProtocol::Cube
-        | QueryProtocol::Mumble
-        | QueryProtocol::Mindustry => return None,
-    })
 }
 
 #[cfg(test)]

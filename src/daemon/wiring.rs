@@ -42,6 +42,7 @@ use lanrage_actors::tun::messages::{BindTun, SetAddress};
 use lanrage_actors::wire::{Ipv4Range, LocalSocket, NodeId};
 
 use crate::api;
+use crate::play::PlayActors;
 
 /// How often the name of a configured relay that was not found is looked up.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
@@ -336,10 +337,10 @@ impl Node {
         self.games
             .send(BindWatch(WatchLinks {
                 tuning: self.peers.clone().recipient(),
-                mtu: self.tun.clone().recipient(),
+                mtu: vec![self.tun.clone().recipient(), self.broadcast.clone().recipient()],
                 classes: self.tun.clone().recipient(),
                 broadcast: Some(self.broadcast.clone().recipient()),
-                running: None,
+                hosted: self.browser.clone().recipient(),
                 events: Some(self.metrics.clone().recipient()),
             }))
             .await?;
@@ -375,6 +376,10 @@ impl Node {
             .send(BindBrowser { hosts: self.party.clone().recipient(), publish: self.party.clone().recipient() })
             .await?;
         self.party.send(StartParty).await
+    }
+
+    pub(super) fn play_actors(&self) -> PlayActors {
+        PlayActors { tun: self.tun.clone(), party: self.party.clone(), games: self.games.clone() }
     }
 
     pub(super) fn api_actors(&self) -> api::Actors {

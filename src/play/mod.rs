@@ -15,7 +15,7 @@ mod ports;
 mod supervisor;
 
 pub(crate) use inside::run as run_inside;
-pub(crate) use node::Sessions;
+pub(crate) use node::{Actors as PlayActors, Sessions};
 pub(crate) use supervisor::{Order, run};
 
 #[cfg(fuzzing)]

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use actix::{Addr, MailboxError};
 use futures::executor::block_on;
+use lanrage_actors::game_watch::actor::GameWatchActor;
+use lanrage_actors::game_watch::messages::Played;
 use lanrage_actors::party::actor::PartyActor;
 use lanrage_actors::party::messages::{GetParty, PartyView};
 use lanrage_actors::tun::actor::TunActor;
@@ -36,10 +38,12 @@ pub(crate) struct Sessions {
     path: PathBuf,
 }
 
+/// Whom the sessions talk to.
 #[derive(Clone)]
-struct Actors {
-    tun: Addr<TunActor>,
-    party: Addr<PartyActor>,
+pub(crate) struct Actors {
+    pub(crate) tun: Addr<TunActor>,
+    pub(crate) party: Addr<PartyActor>,
+    pub(crate) games: Addr<GameWatchActor>,
 }
 
 impl Sessions {
@@ -47,7 +51,7 @@ impl Sessions {
     ///
     /// # Errors
     /// When the system refuses.
-    pub(crate) fn start(data_dir: &Path, tun: Addr<TunActor>, party: Addr<PartyActor>) -> io::Result<Self> {
+    pub(crate) fn start(data_dir: &Path, actors: Actors) -> io::Result<Self> {
         let path = data_dir.join(SOCKET_FILE);
         // Of a process that was killed.
         match std::fs::remove_file(&path) {
@@ -57,7 +61,6 @@ impl Sessions {
         let (short, _held) = socket_path(data_dir, SOCKET_FILE)?;
         let listener = UnixListener::bind(short)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        let actors = Actors { tun, party };
         std::thread::Builder::new().name("play".into()).spawn(move || accept(&listener, &actors))?;
         Ok(Self { path })
     }
@@ -117,6 +120,8 @@ fn session(channel: &mut Channel, actors: &Actors) -> Result<(), String> {
     }
     let game = game
         .filter(|id| id.len() <= MAX_GAME_ID && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)));
+    // First, so that the namespace gets the MTU that the game's profile wants.
+    let _played = game.clone().map(|game| Playing::new(actors, pid, game));
     let (network, mut friends) = actors.network()?;
     channel.send(&FromNode::Welcome { network, friends: friends.clone() }, None).map_err(gone)?;
 
@@ -153,6 +158,25 @@ fn session(channel: &mut Channel, actors: &Actors) -> Result<(), String> {
                 channel.send(&FromNode::Friends(friends.clone()), None).map_err(gone)?;
             }
         }
+    }
+}
+
+/// The game's profile is in use as long as the session lasts.
+struct Playing<'a> {
+    actors: &'a Actors,
+    pid: u32,
+}
+
+impl<'a> Playing<'a> {
+    fn new(actors: &'a Actors, pid: u32, game: String) -> Self {
+        let _ = block_on(actors.games.send(Played { pid, game: Some(game) }));
+        Self { actors, pid }
+    }
+}
+
+impl Drop for Playing<'_> {
+    fn drop(&mut self) {
+        let _ = block_on(self.actors.games.send(Played { pid: self.pid, game: None }));
     }
 }
 

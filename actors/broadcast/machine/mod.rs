@@ -270,6 +270,12 @@ impl BroadcastMachine {
         self.counters.dropped_busy += packets;
     }
 
+    /// What could not be read along.
+    pub fn count_unread(&mut self, bridge: bool, browser: bool) {
+        self.counters.unread_bridge += u64::from(bridge);
+        self.counters.unread_browser += u64::from(browser);
+    }
+
     /// What the system dropped because captures were not read fast enough.
     pub fn count_capture_overflow(&mut self, packets: u64) {
         self.counters.dropped_capture += packets;
