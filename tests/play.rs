@@ -306,6 +306,156 @@ fn both_sides_of_a_machine_have_their_ports() {
     shown("servers inside and outside answer on one virtual IP; an answer from another port arrives inside");
 }
 
+/// A profile whose program is never found by its name.
+const NAMED: &str = r#"
+id = "my-game"
+name = "My Game"
+sources = ["https://example.org/"]
+
+[[process]]
+exe = "no-program-has-this-name"
+
+[[port]]
+port = 7100
+protocol = "udp"
+
+[tuning]
+keepalive_s = 5
+mtu = 1200
+priority = "voice"
+"#;
+
+/// Waits until the node says that this game runs, and returns what it says.
+fn wait_running(node: &Node, game: &str) -> lab::Answer {
+    until(&format!("{game} is noticed"), PATIENCE, || {
+        let games = node.status()["games"].clone();
+        let found = games["running"].as_array().and_then(|all| all.iter().find(|it| it["id"] == game).cloned());
+        found.filter(|it| it["confidence"] == "certain").ok_or_else(|| games.to_string())
+    })
+}
+
+fn applied(node: &Node) -> Vec<(String, String)> {
+    let games = node.status()["games"].clone();
+    let text = |value: &lab::Answer| value.as_str().unwrap().to_owned();
+    games["applied"].as_array().unwrap().iter().map(|it| (text(&it["what"]), text(&it["value"]))).collect()
+}
+
+fn wait_undone(node: &Node) {
+    until("all is as without a game", PATIENCE, || {
+        let status = node.status();
+        let none = |what: &str| status["games"][what].as_array().is_some_and(Vec::is_empty);
+        if none("running") && none("applied") && status["tun"]["mtu"] == 1360 {
+            Ok(())
+        } else {
+            Err(format!("{} {}", status["games"], status["tun"]))
+        }
+    });
+}
+
+#[test]
+fn a_game_inside_is_noticed_and_tuned_for() {
+    let Some(lab) = Lab::with_programs(&[PROGRAMS, &[("chocolate-server", "chocolate-doom")]].concat()) else { return };
+    let [a_host, b_host] = lab.lan(["a", "b"]);
+    let (a, b) = (node(&a_host, "anns-pc"), node(&b_host, "bobs-pc"));
+    party([&a, &b]);
+    wait_undone(&a);
+
+    // By its program, as a game outside would be; friends see the server.
+    let mut server = spawn(&a, &["--", "/usr/games/chocolate-server", "-privateserver"]);
+    let running = wait_running(&a, "chocolate-doom");
+    assert_eq!((&running["role"], running["pid"].as_u64()), (&"server".into(), Some(child_of(server.pid()).into())));
+    let set = applied(&a);
+    assert!(set.iter().any(|(what, value)| what == "priority" && value.contains("UDP 2342")), "{set:?}");
+    let listed = until("a friend lists the server", PATIENCE, || {
+        let all = b.json(&["games"])["servers"].clone();
+        let found = all.as_array().and_then(|all| all.iter().find(|it| it["game"] == "chocolate-doom").cloned());
+        found.ok_or_else(|| all.to_string())
+    });
+    assert_eq!((&listed["state"], &listed["ip"]), (&"answers".into(), &a.virtual_ip().to_string().into()));
+    // One in a namespace is on no other machine, though all share one table of processes here.
+    assert_eq!(b.status()["games"]["running"].as_array().map(Vec::len), Some(0));
+    shown(format!("inside, noticed by its program: {}; set: {set:?}; a friend lists it", running["reason"]));
+    server.terminate(PATIENCE);
+    wait_undone(&a);
+
+    // By the player's word, where no program tells. The namespace is made with the game's MTU.
+    let profiles = a.data().join("profiles");
+    fs::create_dir_all(&profiles).unwrap();
+    fs::write(profiles.join("my-game.toml"), NAMED).unwrap();
+    let mut game = spawn(&a, &["--game", "my-game", "--", "sh", "-c", "ip -o link show lanrage0; exec sleep 600"]);
+    let running = wait_running(&a, "my-game");
+    assert_eq!(running["pid"].as_u64(), Some(game.pid().into()), "{running}");
+    let set = applied(&a);
+    for expected in [("keepalive", "5 s"), ("mtu", "1200 bytes"), ("priority", "voice (DSCP 46) on UDP 7100")] {
+        assert!(set.iter().any(|(what, value)| (what.as_str(), value.as_str()) == expected), "{expected:?} in {set:?}");
+    }
+    until("the device inside has the game's MTU", PATIENCE, || {
+        if game.stdout().contains(" mtu 1200 ") { Ok(()) } else { Err(game.all()) }
+    });
+    until("and the one outside", PATIENCE, || {
+        let link = a_host.ip(&["-o", "link", "show", "lanrage0"]);
+        if link.contains(" mtu 1200 ") { Ok(()) } else { Err(link) }
+    });
+    let peer = until("keepalive is in use", PATIENCE, || {
+        let peer = a.peer("bobs-pc").ok_or("no bob")?;
+        if peer["keepalive_s"] == 5 { Ok(peer) } else { Err(peer.to_string()) }
+    });
+    shown(format!("inside, by --game: set: {set:?}; keepalive {} s; MTU 1200 inside and outside", peer["keepalive_s"]));
+    game.kill9();
+    wait_undone(&a);
+    until("the device has its own MTU", PATIENCE, || {
+        let link = a_host.ip(&["-o", "link", "show", "lanrage0"]);
+        if link.contains(" mtu 1360 ") { Ok(()) } else { Err(link) }
+    });
+    shown("undone when it ends, also by kill -9");
+}
+
+/// By broadcast with a listener on either side, and by multicast to a group that only the game inside has joined.
+#[test]
+fn a_shout_of_a_friend_is_heard_inside_exactly_once() {
+    let Some(lab) = Lab::with_programs(PROGRAMS) else { return };
+    let [a_host, b_host] = lab.lan(["a", "b"]);
+    let (a, b) = (node(&a_host, "anns-pc"), node(&b_host, "bobs-pc"));
+    party([&a, &b]);
+    let by_broadcast = "UDP4-RECV:7200,reuseaddr";
+    let by_multicast = format!("UDP4-RECV:7201,reuseaddr,ip-add-membership=239.1.2.3:{}", a.virtual_ip());
+    let outside = a_host.spawn(&["socat", "-u", by_broadcast, "-"]);
+    let inside = spawn(&a, &["--", "socat", "-u", by_broadcast, "-"]);
+    let group = spawn(&a, &["--", "socat", "-u", &by_multicast, "-"]);
+    wait_plays(&a, 2);
+    let say = |text: &str| {
+        let broadcast = "UDP4-DATAGRAM:10.66.255.255:7200,broadcast".to_owned();
+        let multicast = format!("UDP4-DATAGRAM:239.1.2.3:7201,ip-multicast-if={}", b.virtual_ip());
+        for (kind, to) in [("broadcast", broadcast), ("multicast", multicast)] {
+            let say = format!("echo '{kind} {text}.' | socat -u - {to}");
+            b_host.run(&["sh", "-c", &say]).expect_ok();
+        }
+    };
+    let sides = || [("broadcast", inside.stdout()), ("multicast", group.stdout()), ("broadcast", outside.stdout())];
+    let count = |heard: &str, kind: &str, text: &str| heard.matches(&format!("{kind} {text}.")).count();
+    until("all listen", PATIENCE, || {
+        say("are you there");
+        let sides = sides();
+        let all = sides.iter().all(|(kind, heard)| count(heard, kind, "are you there") > 0);
+        if all { Ok(()) } else { Err(format!("{sides:?}")) }
+    });
+    // What comes twice comes before the next.
+    for number in 0..20 {
+        say(&number.to_string());
+    }
+    until("the last is heard", PATIENCE, || {
+        let sides = sides();
+        let all = sides.iter().all(|(kind, heard)| count(heard, kind, "19") > 0);
+        if all { Ok(()) } else { Err(format!("{sides:?}")) }
+    });
+    for (kind, heard) in sides() {
+        for number in 0..20 {
+            assert_eq!(count(&heard, kind, &number.to_string()), 1, "{kind} {number} in {heard:?}");
+        }
+    }
+    shown("20 broadcasts and 20 multicasts of a friend: each heard once inside, the broadcasts once outside as well");
+}
+
 #[test]
 fn nothing_stays_after_a_crash() {
     let Some(lab) = Lab::with_programs(PROGRAMS) else { return };

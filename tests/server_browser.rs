@@ -96,17 +96,66 @@ fn games_of_two_members_are_listed_on_the_third() {
         if games(&c).iter().all(|server| server["game"] != "chocolate-doom") { Ok(()) } else { Err("listed".into()) }
     });
     b.cli(&["games", "--no-host"]).expect_ok();
-    until("what is not hosted any more is not listed", PATIENCE, || {
+    until("what was named only is not listed any more", PATIENCE, || {
         let left: Vec<_> = games(&c).iter().map(|server| server["game"].to_string()).collect();
-        if left == ["\"openttd\""] { Ok(()) } else { Err(format!("{left:?}")) }
+        if left.iter().all(|game| !game.contains("minetest")) { Ok(()) } else { Err(format!("{left:?}")) }
     });
-    shown("gone after the server died, and after its host took it back");
+    wait_game(&c, "teeworlds");
+    shown("gone after the server died, and after its host took it back; what runs is still listed");
 
     for bad in ["openttd", "OpenTTD:3979", "openttd:0", "a:1:0"] {
         a.cli(&["games", "--host", bad]).expect_failure(&["openttd"]);
     }
     let twice = ["games", "--host", "openttd:3979", "--host", "openttd:3979:3980"];
     a.cli(&twice).expect_failure(&["openttd:3979 is there twice"]);
+}
+
+/// Nobody says what is hosted: the node sees the servers, and friends list them while they run.
+#[test]
+fn servers_are_listed_by_themselves_while_they_run() {
+    let Some(lab) = Lab::with_programs(PROGRAMS) else { return };
+    let [a_host, b_host] = &lab.lan(["a", "b"]);
+    let [a, b] = [("ann", a_host), ("bob", b_host)].map(|(name, host)| Node::start(host, name, &NodeOptions::alone()));
+    let (code, _) = a.create();
+    b.join(&code);
+    b.expect_ping(&a);
+    assert!(games(&a).is_empty() && games(&b).is_empty());
+    b.cli(&["games", "--host", "minetest:30000"]).expect_ok();
+
+    let mut servers = [
+        ("chocolate-doom", 2342, a_host.spawn_as_player(&["/usr/games/chocolate-server", "-privateserver"])),
+        ("openttd", 3979, a_host.spawn_as_player(&["/usr/games/openttd", "-D", "-g"])),
+        ("teeworlds", 8303, a_host.spawn_as_player(&["/usr/games/teeworlds-server"])),
+    ];
+    for (game, port, _) in &servers {
+        let server = wait_game(&b, game);
+        assert_eq!(
+            (&server["state"], &server["member"], &server["own"]),
+            (&"answers".into(), &"ann".into(), &false.into())
+        );
+        assert_eq!((&server["ip"], &server["port"]), (&a.virtual_ip().to_string().into(), &(*port).into()), "{server}");
+        assert_eq!(wait_game(&a, game)["own"], true);
+        shown(format!("{game} is listed without a word: {} at {}:{}", server["name"], server["ip"], server["port"]));
+    }
+    // Each once, and what a player has named stays beside what is seen.
+    wait_game(&a, "minetest");
+    assert_eq!(games(&b).len(), 4, "{:?}", games(&b));
+    a.cli(&["games", "--host", "minetest:30001"]).expect_ok();
+    until("the named one is listed too", PATIENCE, || {
+        let ports: Vec<_> = games(&b).iter().map(|server| server["port"].to_string()).collect();
+        if ports.len() == 5 && ports.contains(&"30001".into()) { Ok(()) } else { Err(format!("{ports:?}")) }
+    });
+    for at in 0..servers.len() {
+        let (game, _, server) = &mut servers[at];
+        server.kill9();
+        until(&format!("{game} is not listed any more"), PATIENCE, || {
+            let left: Vec<_> = games(&b).iter().map(|server| server["game"].to_string()).collect();
+            if left.iter().all(|it| it.trim_matches('"') != *game) { Ok(()) } else { Err(format!("{left:?}")) }
+        });
+    }
+    let left: Vec<_> = games(&b).iter().map(|server| server["port"].to_string()).collect();
+    assert_eq!(left.len(), 2, "what was named is still there: {left:?}");
+    shown("each is gone when its server has ended; what was named stays");
 }
 
 /// What Minecraft's own LAN announcement says is enough.
