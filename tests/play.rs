@@ -375,7 +375,8 @@ fn a_game_inside_is_noticed_and_tuned_for() {
     // One in a namespace is on no other machine, though all share one table of processes here.
     assert_eq!(b.status()["games"]["running"].as_array().map(Vec::len), Some(0));
     shown(format!("inside, noticed by its program: {}; set: {set:?}; a friend lists it", running["reason"]));
-    server.terminate(PATIENCE);
+    // It takes no notice of SIGTERM.
+    server.kill9();
     wait_undone(&a);
 
     // By the player's word, where no program tells. The namespace is made with the game's MTU.

@@ -145,8 +145,7 @@ fn servers_are_listed_by_themselves_while_they_run() {
         let ports: Vec<_> = games(&b).iter().map(|server| server["port"].to_string()).collect();
         if ports.len() == 5 && ports.contains(&"30001".into()) { Ok(()) } else { Err(format!("{ports:?}")) }
     });
-    for at in 0..servers.len() {
-        let (game, _, server) = &mut servers[at];
+    for (game, _, server) in &mut servers {
         server.kill9();
         until(&format!("{game} is not listed any more"), PATIENCE, || {
             let left: Vec<_> = games(&b).iter().map(|server| server["game"].to_string()).collect();

@@ -124,7 +124,9 @@ impl Watch {
         for (_, candidate) in self.here() {
             let Match { profile, role, .. } = &candidate.found;
             let of = hosted::Candidate { profile, role: *role, listening: &candidate.listening };
-            if let Some(server) = hosted::server(&of, own).filter(|it| !all.contains(it)) {
+            if let Some(server) = hosted::server(&of, own)
+                .filter(|it| !all.iter().any(|other| (&other.game, other.port) == (&it.game, it.port)))
+            {
                 all.push(server);
             }
         }
