@@ -75,7 +75,7 @@ mutant queue "send queue: packets that wait have no bound" actors/peer/stage.rs 
 mutant standing "standing: a newcomer takes the clock of whoever lets it in, however slow" actors/party/machine/session.rs \
     'newest.map_or(unix, |newest| unix.max(newest.saturating_add(1)))' \
     'newest.filter(|_| !crate::broken("standing")).map_or(unix, |newest| unix.max(newest.saturating_add(1)))' \
-    "explore machines-rough --seeds 30..36" 'sees the host|and was told|sees the members'
+    "explore machines-rough --seeds 70..80" 'sees the host|and was told|sees the members'
 mutant farewell "leaving: it is said once, and nobody is looked for to hear it" actors/party/machine/commands.rs \
     'let told = record.is_none()' 'let told = crate::broken("farewell") || record.is_none()' \
     "explore machines --seeds 1..12" 'sees the members'
