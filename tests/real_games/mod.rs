@@ -157,21 +157,22 @@ impl Game {
             let (Asks::Client(ports) | Asks::Nobody(ports)) = self.asks;
             *datagram.from.ip() == source && ports.contains(&datagram.to.port())
         };
-        let heard = receiver.first(start, is_heard);
+        // The same ports on both hosts, so that what LANrage's server browser asks of its own is not taken for the game's.
+        let as_sent = |ask: &Datagram, heard: &Datagram| {
+            self.is_ask(ask)
+                && (ask.to.port(), ask.from.port(), ask.size) == (heard.to.port(), heard.from.port(), heard.size)
+        };
+        let heard =
+            receiver.first(start, |heard| is_heard(heard) && sender.count(start, |ask| as_sent(ask, heard)) > 0);
         let Some(heard) = heard else {
-            missing("the query at the other host, from the sender's address in this place")
+            missing(
+                "a query at the other host, from the sender's address in this place and with the ports that it was sent with,",
+            )
         };
-        // The same ports on both hosts. Where it was sent to several networks, best the one with that destination.
-        let same = |datagram: &Datagram| {
-            self.is_ask(datagram)
-                && datagram.to.port() == heard.to.port()
-                && datagram.from.port() == heard.from.port()
-                && datagram.size == heard.size
-        };
+        // Where it was sent to several networks, best the one with that destination.
+        let same = |ask: &Datagram| as_sent(ask, &heard);
         let exact = sender.first(start, |datagram| same(datagram) && datagram.to == heard.to);
-        let Some(ask) = exact.or_else(|| sender.first(start, same)) else {
-            missing("the query with the same ports where it was sent")
-        };
+        let ask = exact.or_else(|| sender.first(start, same)).expect("as sent");
         // Counted in this order, as more may be under way.
         let alike = |datagram: &Datagram| {
             (datagram.to.port(), datagram.from.port(), datagram.size) == (ask.to.port(), ask.from.port(), ask.size)
@@ -180,12 +181,16 @@ impl Game {
         let sent = sender.count(start, |datagram| self.is_ask(datagram) && alike(datagram));
         assert!(copies <= sent, "{}: sent {sent} times and heard {copies} times", self.name);
         let reply = (!announced).then(|| {
-            let reply = client.first(ask.at, |datagram| {
+            let is_reply = |datagram: &Datagram| {
                 *datagram.from.ip() == place.server_ip
                     && (*datagram.to.ip() == place.client_ip || datagram.is_for_many())
                     && datagram.from != ask.from
-            });
-            let reply = reply.unwrap_or_else(|| missing("the reply at the client's host"));
+            };
+            // Most answer the port that asked; it is the game's own, not one of the server browser.
+            let reply = client
+                .first(ask.at, |datagram| is_reply(datagram) && datagram.to.port() == ask.from.port())
+                .or_else(|| client.first(ask.at, is_reply))
+                .unwrap_or_else(|| missing("the reply at the client's host"));
             // A game may answer by the address of its LAN: by its port and size it is the same.
             let sent = server.first(heard.at, |datagram| {
                 datagram.from.port() == reply.from.port()
