@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api;
 use crate::cli::print;
-use crate::config::{Config, RelayConfig};
+use crate::config::{Config, Places, RelayConfig};
 use crate::play::Sessions;
 use crate::system::{self, Right};
 use wiring::{Data, NatData, Node};
@@ -206,8 +206,8 @@ async fn greet(config: &Config, node: &Node, api: std::net::SocketAddr) {
     {
         print::line(&format!("  device      {problem}"));
     }
-    let default_api = api.port() == 8666;
-    let with = if default_api { String::new() } else { format!(" --data-dir {}", config.data_dir.display()) };
+    let found = api.port() == 8666 && config.data_dir == Places::of_this_user().data;
+    let with = if found { String::new() } else { format!(" --data-dir {}", config.data_dir.display()) };
     print::line("Next, in another terminal:");
     match party {
         Some(party) => {

@@ -66,8 +66,11 @@ impl DiscoveryActor {
                 if self.data_dial_failed(connection_id) {
                     return;
                 }
-                for bootstrap in self.bootstrap.iter_mut().filter(|bootstrap| bootstrap.peer == peer) {
-                    bootstrap.last_error = Some(reason(&error));
+                // That another attempt is under way is no reason why it cannot be reached.
+                if !matches!(error, DialError::DialPeerConditionFalse(_)) {
+                    for bootstrap in self.bootstrap.iter_mut().filter(|bootstrap| bootstrap.peer == peer) {
+                        bootstrap.last_error = Some(reason(&error));
+                    }
                 }
                 if let Some(node) = node_id(&peer) {
                     self.planner.dial_failed(now(), node);

@@ -1,4 +1,4 @@
-//! The party code: 55 random bits and a check symbol, as 12 Crockford base32 symbols (`K7QM-2XPA-9DRT`).
+//! The party code: 55 random bits and a check symbol, as 12 Crockford base32 symbols (`K7QM-2XPA-9DRK`).
 //!
 //! The check is linear over GF(32): the sum of every symbol times a weight of its own (a power of a primitive element)
 //! is zero. One wrong symbol changes the sum because no weight is zero; two symbols that changed places change it because

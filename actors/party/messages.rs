@@ -71,7 +71,7 @@ pub struct PartyView {
     #[serde(serialize_with = "as_text")]
     pub id: PartyId,
     pub name: String,
-    /// `K7QM-2XPA-9DRT`
+    /// `K7QM-2XPA-9DRK`
     pub code: String,
     /// `lanrage://join/…`
     pub link: String,
@@ -114,7 +114,7 @@ pub struct PartySummary {
 /// Every way in which a party command fails. `code()` is stable for programs, `Display` is for the player.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PartyError {
-    #[error("`{0}` is not a party code: {1}. A code looks like K7QM-2XPA-9DRT; ask your friend to send it again.")]
+    #[error("`{0}` is not a party code: {1}. A code looks like K7QM-2XPA-9DRK; ask your friend to send it again.")]
     BadCode(String, String),
     #[error("`{0}` is not an invite link: {1}.")]
     BadLink(String, String),

@@ -45,8 +45,8 @@ fn party_view(name: &str) -> PartyView {
     PartyView {
         id: PartyId([3; 16]),
         name: name.to_owned(),
-        code: "K7QM-2XPA-9DRT".into(),
-        link: "lanrage://join/K7QM2XPA9DRT".into(),
+        code: "K7QM-2XPA-9DRK".into(),
+        link: "lanrage://join/K7QM2XPA9DRK".into(),
         virtual_ip: Ipv4Addr::new(10, 66, 0, 1),
         range: Ipv4Range::DEFAULT,
         host: "ann".into(),
@@ -327,7 +327,7 @@ async fn lists_and_commands() {
     }
     assert_eq!(peers[0]["path"], json!({"kind": "direct", "endpoint": "203.0.113.5:41641", "reason": null}));
     assert_eq!(node.get("/parties").await.body[0]["state"], "kicked");
-    assert_eq!(node.get("/party").await.body["code"], "K7QM-2XPA-9DRT");
+    assert_eq!(node.get("/party").await.body["code"], "K7QM-2XPA-9DRK");
     assert_eq!(node.post("/party/create", "{}").await.body["name"], "ann's party");
     assert_eq!(node.post("/party/create", r#"{"name":"x"}"#).await.body["name"], "x");
     assert_eq!(node.post("/party/join", r#"{"code":"C","timeout_s":5}"#).await.body["name"], "C");

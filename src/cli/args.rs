@@ -13,7 +13,7 @@ const EXAMPLES: &str = "\
 Your first party:
   lanrage                            start LANrage and leave it running
   lanrage party create               (in another terminal) get a code for your friends
-  lanrage party join K7QM-2XPA-9DRT  what your friends type
+  lanrage party join K7QM-2XPA-9DRK  what your friends type
   lanrage peers                      who is there, and how far away
 Then start the game and join the host by virtual IP (lanrage peers shows it).
 
@@ -200,7 +200,7 @@ pub(super) enum PartyCommand {
     },
     /// Join a friend's party
     #[command(
-        after_help = "Examples:\n  lanrage party join K7QM-2XPA-9DRT\n  lanrage party join k7qm2xpa9drt                  (spelling is forgiven)\n  lanrage party join 'lanrage://join/K7QM…?via=…'  (an invite link finds the party faster)"
+        after_help = "Examples:\n  lanrage party join K7QM-2XPA-9DRK\n  lanrage party join k7qm2xpa9drk                  (spelling is forgiven)\n  lanrage party join 'lanrage://join/K7QM…?via=…'  (an invite link finds the party faster)"
     )]
     Join {
         /// The party's code, or an invite link
@@ -394,11 +394,11 @@ mod tests {
     #[test]
     fn commands() {
         let Some(Command::Party(PartyCommand::Join { code, wait, ask })) =
-            parse("lanrage party join K7QM-2XPA-9DRT --wait 5 --json --data-dir /d").command
+            parse("lanrage party join K7QM-2XPA-9DRK --wait 5 --json --data-dir /d").command
         else {
             panic!("not join")
         };
-        assert_eq!((code.as_str(), wait, ask.json), ("K7QM-2XPA-9DRT", 5, true));
+        assert_eq!((code.as_str(), wait, ask.json), ("K7QM-2XPA-9DRK", 5, true));
         assert_eq!(ask.node.data_dir, Some("/d".into()));
         let Some(Command::Ping(ping)) = parse("lanrage ping bob -c 9").command else { panic!("not ping") };
         assert_eq!((ping.peer.as_str(), ping.count), ("bob", 9));

@@ -234,7 +234,7 @@ mod tests {
             let found = client(&dir, None);
             let status = found.get("/status").unwrap();
             assert_eq!(status["api"], found.address().to_string());
-            assert!(super::super::views::status(&read(status).unwrap()).contains("K7QM-2XPA-9DRT"));
+            assert!(super::super::views::status(&read(status).unwrap()).contains("K7QM-2XPA-9DRK"));
             let body = serde_json::json!({ "peer": "bob" });
             assert_eq!(found.post("/ping", &body, ANSWER_TIMEOUT).unwrap()["name"], "Bob");
             let refused = found.post("/ping", &serde_json::json!({ "peer": "eve" }), ANSWER_TIMEOUT).unwrap_err();

@@ -16,6 +16,8 @@ type Outcome = Result<ExitCode, String>;
 
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 const PING_TIMEOUT_MS: u64 = 2000;
+const DEVICE_LOOKS: u32 = 10;
+const DEVICE_LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// JSON as it came, or what `show` makes of it.
 fn show<T: serde::de::DeserializeOwned>(value: Value, json: bool, show: impl FnOnce(&T) -> String) -> Outcome {
@@ -42,13 +44,24 @@ pub(super) fn party(command: PartyCommand, places: &Places) -> Outcome {
         PartyCommand::Create { name, ask } => {
             let client = Client::new(&ask.node, places)?;
             let value = client.post("/party/create", &json!({ "name": name }), ANSWER_TIMEOUT)?;
-            show(value, ask.json, views::created)
+            let shown = show(value, ask.json, views::created);
+            if !ask.json {
+                tell_of_a_missing_device(&client);
+            }
+            shown
         }
         PartyCommand::Join { code, wait, ask } => {
             let client = Client::new(&ask.node, places)?;
             let patience = Duration::from_secs(wait) + ANSWER_TIMEOUT;
+            if !ask.json {
+                print::notice(&format!("looking for the party, for up to {wait} s"));
+            }
             let value = client.post("/party/join", &json!({ "code": code, "timeout_s": wait }), patience)?;
-            show(value, ask.json, views::joined)
+            let shown = show(value, ask.json, views::joined);
+            if !ask.json {
+                tell_of_a_missing_device(&client);
+            }
+            shown
         }
         PartyCommand::Leave { node } => {
             Client::new(&node, places)?.post("/party/leave", &json!({}), ANSWER_TIMEOUT)?;
@@ -63,6 +76,24 @@ pub(super) fn party(command: PartyCommand, places: &Places) -> Outcome {
             let client = Client::new(&ask.node, places)?;
             let value = client.post("/party/kick", &json!({ "member": name }), ANSWER_TIMEOUT)?;
             show(value, ask.json, |party| views::kicked(party, &name))
+        }
+    }
+}
+
+/// A party without a network device is of no use to a game: said at once, not only to who asks for the status.
+fn tell_of_a_missing_device(client: &Client) {
+    // The device comes up, or does not, a moment after the answer.
+    for _ in 0..DEVICE_LOOKS {
+        let Ok(Ok(status)) = client.get("/status").map(read::<views::Status>) else { return };
+        match status.device() {
+            views::DeviceIs::Coming => std::thread::sleep(DEVICE_LOOK_EVERY),
+            views::DeviceIs::There => return,
+            views::DeviceIs::Missing(why) => {
+                return print::notice(&format!(
+                    "games cannot reach the party from this computer yet: {}",
+                    print::clean(why)
+                ));
+            }
         }
     }
 }

@@ -225,9 +225,29 @@ fn member(member: &Member) -> Vec<String> {
     vec![format!("  {}", clean(&member.name)), member.virtual_ip.to_string(), marks.join(", ")]
 }
 
+/// What became of the network device, as far as a party needs it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum DeviceIs<'a> {
+    There,
+    Coming,
+    /// With the reason, and what to do.
+    Missing(&'a str),
+}
+
+impl Status {
+    pub(super) fn device(&self) -> DeviceIs<'_> {
+        match &self.tun {
+            None => DeviceIs::There,
+            Some(Tun { problem: Some(problem), .. }) => DeviceIs::Missing(problem),
+            Some(tun) if tun.state == "up" => DeviceIs::There,
+            Some(_) => DeviceIs::Coming,
+        }
+    }
+}
+
 pub(super) fn created(party: &Party) -> String {
     format!(
-        "The party \"{}\" is open. Your virtual IP is {}.\n\n  {}\n\nTell your friends this code; they type: lanrage party join {}\nOr send them this link, which finds you faster: {}",
+        "The party \"{}\" is open. Your virtual IP is {}.\n\n  {}\n\nTell your friends this code; they type: lanrage party join {}\nOr send them this link, which finds you faster; they type: lanrage party join '{}'",
         clean(&party.name),
         party.virtual_ip,
         party.code,
@@ -237,8 +257,14 @@ pub(super) fn created(party: &Party) -> String {
 }
 
 pub(super) fn joined(party: &Party) -> String {
+    let alone = party.members.iter().all(|member| member.me || !member.online);
+    let hint = if alone {
+        "None of the others is here now. If they are playing, the party has a new code: ask them for it."
+    } else {
+        "In the game, join a member by virtual IP. See the connections with: lanrage peers"
+    };
     format!(
-        "You are in the party \"{}\" (host {}). Your virtual IP is {}.\n\n{}\n\nIn the game, join a member by virtual IP. See the connections with: lanrage peers",
+        "You are in the party \"{}\" (host {}). Your virtual IP is {}.\n\n{}\n\n{hint}",
         clean(&party.name),
         clean(&party.host),
         party.virtual_ip,
@@ -323,15 +349,17 @@ mod tests {
             "tun": {"name": "lanrage0", "mtu": 1360, "state": "no_permission", "problem": "p"},
             "broadcast": {"carry": "all", "counters": {"sent": 12, "delivered": 34, "dropped_limited": 5},
                 "captures": [{"interface": "eth0", "state": "running"}, {"interface": "wlan0", "state": "failed"}]},
-            "party": {"id": "00", "name": "ann's", "code": "K7QM-2XPA-9DRT", "link": "lanrage://join/x", "virtual_ip": "10.66.0.1",
+            "party": {"id": "00", "name": "ann's", "code": "K7QM-2XPA-9DRK", "link": "lanrage://join/x", "virtual_ip": "10.66.0.1",
                 "host": "ann", "members": [
                     {"name": "ann", "virtual_ip": "10.66.0.1", "host": true, "me": true, "online": true},
                     {"name": "b\u{1b}ob", "virtual_ip": "10.66.0.2", "host": false, "me": false, "online": false}]},
             "notices": ["old database set aside"], "problems": [{"part": "tun", "message": "run setcap"}],
         });
-        let text = status(&serde_json::from_value(value).unwrap());
+        let value: Status = serde_json::from_value(value).unwrap();
+        assert_eq!(value.device(), DeviceIs::Missing("p"));
+        let text = status(&value);
         for part in [
-            "code        K7QM-2XPA-9DRT",
+            "code        K7QM-2XPA-9DRK",
             "virtual IP  10.66.0.1",
             "lanrage0: not allowed (MTU 1360)",
             "broadcasts  on eth0 and the device; 12 sent, 34 received, 5 beyond the limits",
@@ -343,7 +371,13 @@ mod tests {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         let alone = json!({"peer_id": "p", "name": "n", "version": "1", "api": "[::1]:1", "tun": null, "party": null, "notices": [], "problems": []});
-        assert!(status(&serde_json::from_value(alone).unwrap()).contains("lanrage party create"));
+        let mut party = value.party.unwrap();
+        assert!(joined(&party).contains("None of the others is here"), "bob is away");
+        party.members[1].online = true;
+        assert!(joined(&party).ends_with("lanrage peers"));
+        let alone: Status = serde_json::from_value(alone).unwrap();
+        assert_eq!(alone.device(), DeviceIs::There);
+        assert!(status(&alone).contains("lanrage party create"));
     }
 
     #[test]

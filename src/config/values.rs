@@ -275,7 +275,10 @@ impl FromStr for Mtu {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::new(text.parse().map_err(|_| format!("`{text}` is not a number of bytes"))?)
+        Self::new(
+            text.parse()
+                .map_err(|_| format!("an MTU is a number of bytes between {MIN_MTU} and {MAX_MTU}, not `{text}`"))?,
+        )
     }
 }
 
