@@ -44,11 +44,7 @@ pub(super) fn party(command: PartyCommand, places: &Places) -> Outcome {
         PartyCommand::Create { name, ask } => {
             let client = Client::new(&ask.node, places)?;
             let value = client.post("/party/create", &json!({ "name": name }), ANSWER_TIMEOUT)?;
-            let shown = show(value, ask.json, views::created);
-            if !ask.json {
-                tell_of_a_missing_device(&client);
-            }
-            shown
+            show_party(&client, value, ask.json, views::created)
         }
         PartyCommand::Join { code, wait, ask } => {
             let client = Client::new(&ask.node, places)?;
@@ -57,11 +53,7 @@ pub(super) fn party(command: PartyCommand, places: &Places) -> Outcome {
                 print::notice(&format!("looking for the party, for up to {wait} s"));
             }
             let value = client.post("/party/join", &json!({ "code": code, "timeout_s": wait }), patience)?;
-            let shown = show(value, ask.json, views::joined);
-            if !ask.json {
-                tell_of_a_missing_device(&client);
-            }
-            shown
+            show_party(&client, value, ask.json, views::joined)
         }
         PartyCommand::Leave { node } => {
             Client::new(&node, places)?.post("/party/leave", &json!({}), ANSWER_TIMEOUT)?;
@@ -78,6 +70,14 @@ pub(super) fn party(command: PartyCommand, places: &Places) -> Outcome {
             show(value, ask.json, |party| views::kicked(party, &name))
         }
     }
+}
+
+fn show_party(client: &Client, value: Value, json: bool, view: impl FnOnce(&views::Party) -> String) -> Outcome {
+    let shown = show(value, json, view)?;
+    if !json {
+        tell_of_a_missing_device(client);
+    }
+    Ok(shown)
 }
 
 /// A party without a network device is of no use to a game: said at once, not only to who asks for the status.
