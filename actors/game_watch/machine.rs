@@ -105,7 +105,7 @@ impl Watch {
             Some(id) if self.played.len() < MAX_PLAYED || self.played.contains_key(&pid) => {
                 self.played.insert(pid, PlayedGame { id, since_unix_ms: unix_ms });
             }
-            Some(_) => {}
+            Some(_) => self.counters.dropped_played += 1,
             None => drop(self.played.remove(&pid)),
         }
         self.settle()
@@ -124,9 +124,7 @@ impl Watch {
         for (_, candidate) in self.here() {
             let Match { profile, role, .. } = &candidate.found;
             let of = hosted::Candidate { profile, role: *role, listening: &candidate.listening };
-            if let Some(server) = hosted::server(&of, own)
-                .filter(|it| !all.iter().any(|other| (&other.game, other.port) == (&it.game, it.port)))
-            {
+            if let Some(server) = hosted::server(&of, own).filter(|it| !all.iter().any(|other| other.is_same(it))) {
                 all.push(server);
             }
         }

@@ -168,6 +168,7 @@ fn a_game_that_the_player_names_is_tuned_for_whatever_its_program_is_called() {
         named(&mut bench, pid, Some("doom"));
     }
     assert_eq!(bench.watch.played.len(), MAX_PLAYED);
+    assert!(bench.watch.counters.dropped_played > 0, "and that is counted");
 }
 
 #[test]

@@ -108,6 +108,8 @@ pub struct WatchCounters {
     pub retried: u64,
     /// Events that did not get into the history.
     pub dropped_events: u64,
+    /// Games named with `lanrage play --game` beyond those that can be at a time: nothing is set for them.
+    pub dropped_played: u64,
 }
 
 /// Whom the watch talks to.
